@@ -1,0 +1,158 @@
+package backend
+
+// Buffer is a run of float32 in the backend's memory. Buffers of one backend are not understood by another.
+type Buffer interface {
+	// Len is the number of values.
+	Len() int
+	// Slice is the view of n values from off. It shares memory.
+	Slice(off, n int) Buffer
+}
+
+// Weight is a matrix [out, in] in the form in which the backend multiplies by it fastest.
+type Weight interface {
+	// Data is the row-major buffer the weight was prepared from.
+	Data() Buffer
+	// Refresh must be called after Data has changed and before the next use. It must not run beside a use.
+	Refresh()
+}
+
+// Backend is the whole set of operations. Operations on one backend may be called from several goroutines as long as
+// no two write the same buffer. Operations do not fail one by one: a device reports its first failure from Sync.
+type Backend interface {
+	// Name says what computes, e.g. "cpu avx512 ×2".
+	Name() string
+	Memory
+	Linear
+	Norm
+	Attention
+	Mixture
+	Loss
+	Optimizer
+}
+
+// Memory moves values between Go slices and buffers.
+type Memory interface {
+	// Alloc returns n zeros.
+	Alloc(n int) Buffer
+	// Write copies src to dst; Read copies src to dst. Lengths must be equal.
+	Write(dst Buffer, src []float32)
+	Read(dst []float32, src Buffer)
+	// Copy sets dst = x.
+	Copy(dst, x Buffer)
+	// Zero clears a buffer.
+	Zero(b Buffer)
+	// Add sets dst = dst + x.
+	Add(dst, x Buffer)
+	// Columns gathers columns of x [rows, width] into dst [rows, len(cols)].
+	Columns(dst, x Buffer, cols []int)
+	// Sync waits for everything asked before and returns the first failure of the device, if any.
+	Sync() error
+}
+
+// Linear is multiplication by weights. The number of rows follows from x.
+type Linear interface {
+	// Prepare wraps w [out, in].
+	Prepare(w Buffer, out, in int) Weight
+	// Linear sets y = x·Wᵀ.
+	Linear(y, x Buffer, w Weight)
+	// LinearGradInput sets dx = dy·W, or adds it to dx.
+	LinearGradInput(dx, dy Buffer, w Weight, add bool)
+	// LinearGradWeight adds dyᵀ·x to dw [out, in], for dy [rows, out] and x [rows, in].
+	LinearGradWeight(dw, dy, x Buffer, rows int)
+}
+
+// Rope holds cos and sin of the rotary embedding, [positions, headDim/2] each.
+type Rope struct{ Cos, Sin, NegSin Buffer }
+
+// Norm is root-mean-square normalisation, over whole rows and over the heads of a row with rotary embedding after.
+type Norm interface {
+	// RMSNorm sets y = x/rms(x)·w per row of len(w) and keeps inv = 1/rms, one per row.
+	RMSNorm(y, inv, x, w Buffer, eps float32)
+	// RMSNormGrad adds the input gradient to dx and, unless dw is nil, the weight gradient to dw.
+	RMSNormGrad(dx, dw, dy, inv, x, w Buffer)
+	// HeadNormRope normalises each of the heads of a row (len(w) values each) and rotates it by the row's position in its
+	// sequence of seq rows.
+	HeadNormRope(y, inv, x, w Buffer, r Rope, heads, seq int, eps float32)
+	// HeadNormRopeGrad sets dx and, unless dw is nil, adds to dw. It overwrites dy.
+	HeadNormRopeGrad(dx, dw, dy, inv, x, w Buffer, r Rope, heads, seq int)
+}
+
+// AttentionShape describes causal grouped-query attention over sequences of Seq rows.
+type AttentionShape struct{ Seq, Heads, KVHeads, HeadDim int }
+
+// ProbsLen is the number of values of the probability buffer for rows rows: [rows/Seq, Heads, Seq, Seq rounded up to 16].
+func (s AttentionShape) ProbsLen(rows int) int {
+	return rows / s.Seq * s.Heads * s.Seq * s.Padded()
+}
+
+// Padded is Seq rounded up to a multiple of 16.
+func (s AttentionShape) Padded() int { return (s.Seq + 15) &^ 15 }
+
+// Attention is softmax(q·kᵀ/√HeadDim)·v under the causal mask. q is [rows, Heads·HeadDim], k and v
+// [rows, KVHeads·HeadDim].
+type Attention interface {
+	// Attention sets out and keeps the probabilities.
+	Attention(out, probs, q, k, v Buffer, s AttentionShape)
+	// AttentionGrad sets dq, dk and dv.
+	AttentionGrad(dq, dk, dv, dout, probs, q, k, v Buffer, s AttentionShape)
+}
+
+// MixtureShape describes the experts of one layer.
+type MixtureShape struct {
+	Experts, TopK, Model, Width int
+	// Normalize divides the chosen probabilities by their sum (norm_topk_prob).
+	Normalize bool
+}
+
+// Mix holds what one layer's mixture keeps between its forward and backward pass.
+type Mix interface {
+	// Load returns how many (token, slot) pairs went to each expert in the last forward pass.
+	Load() []int
+}
+
+// Expert is one SwiGLU expert: down(silu(gate(x))·up(x)); Gate and Up are [Width, Model], Down is [Model, Width].
+type Expert struct{ Gate, Up, Down Weight }
+
+// ExpertGrad holds an expert's gradient buffers, all nil when it is frozen.
+type ExpertGrad struct{ Gate, Up, Down Buffer }
+
+// Mixture is the routed experts. Selection is by probability, ties by lower index; a token's outputs are combined in
+// the order of its slots, most probable first.
+type Mixture interface {
+	// NewMix allocates for up to rows rows. For a forward pass only, keep may be false.
+	NewMix(s MixtureShape, rows int, keep bool) Mix
+	// Mixture routes x by logits [rows, Experts] and sets y to the weighted sum of its experts' outputs.
+	Mixture(y, x, logits Buffer, experts []Expert, m Mix)
+	// MixtureGrad sets dlogits, adds the input gradient to dx unless dx is nil, and adds the weight gradients of the
+	// experts that have buffers. balance is the coefficient of the load-balance loss Experts·Σ_e load_e·mean prob_e.
+	MixtureGrad(dx, dlogits, dy Buffer, experts []Expert, grads []ExpertGrad, m Mix, balance float32)
+}
+
+// Loss covers both ends of the model: embedding lookup and cross-entropy.
+type Loss interface {
+	// Embed gathers rows of table [vocab, dim]; EmbedGrad adds dy to the rows of dtable.
+	Embed(y, table Buffer, ids []int32)
+	EmbedGrad(dtable, dy Buffer, ids []int32)
+	// CrossEntropy sets losses to the negative log-likelihoods in nats of targets under logits [rows, vocab]. With scale
+	// not zero logits become scale times their gradient, otherwise their content is undefined.
+	CrossEntropy(losses []float64, logits Buffer, targets []int32, scale float32)
+}
+
+// AdamW are the scalars of one step, already combined: see docs/spec/exact.md.
+type AdamW struct {
+	Clip        float32 // factor on the gradient
+	Beta1, One1 float32 // β₁, 1−β₁
+	Beta2, One2 float32 // β₂, 1−β₂
+	Step        float32 // lr/(1−β₁ᵗ)
+	Root        float32 // 1/√(1−β₂ᵗ)
+	Eps         float32
+	Decay       float32 // lr·weight decay
+}
+
+// Optimizer updates parameters.
+type Optimizer interface {
+	// AdamW updates p and its moments m and v by the gradient g.
+	AdamW(p, m, v, g Buffer, h AdamW)
+	// SumSquares returns Σ x².
+	SumSquares(x Buffer) float32
+}

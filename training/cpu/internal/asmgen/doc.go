@@ -1,0 +1,9 @@
+// Command asmgen writes the AMD64 assembly of package cpu.
+//
+// Every vector kernel is described once, in terms of logical vectors of 16 float32, and emitted twice: for AVX-512 a
+// logical vector is one ZMM register, for AVX2 it is a pair of YMM registers. The operations, and so the bits, are the
+// same; see docs/spec/exact.md. The matrix kernels share one description parameterised by rows and columns.
+//
+// Run it through `go generate ./training/cpu`; a test in package cpu refuses a checked-in file that differs from what
+// this program writes.
+package main

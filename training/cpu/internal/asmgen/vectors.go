@@ -1,0 +1,260 @@
+package main
+
+// vectors emits the element-wise and reduction kernels. n is a multiple of 16 in all of them.
+func (g *gen) vectors() {
+	g.reductions()
+	g.elementwise()
+	g.activations()
+	g.optimizer()
+}
+
+func ptrs(names ...string) []param {
+	var p []param
+	for _, n := range names {
+		p = append(p, param{n, "*float32"})
+	}
+	return append(p, param{"n", "int"})
+}
+
+func scalars(p []param, names ...string) []param {
+	for _, n := range names {
+		p = append(p, param{n, "float32"})
+	}
+	return p
+}
+
+func (g *gen) ret(x string, off map[string]int) {
+	g.line("VMOVSS %s, ret+%d(FP)", x, off["ret"])
+	g.end()
+}
+
+func (g *gen) reductions() {
+	reg := map[string]string{"x": "SI", "y": "DI", "z": "DX", "dst": "DI", "n": "CX"}
+
+	off := g.begin("dot", "returns the lane-tree sum of x·y.", ptrs("x", "y"), true, reg)
+	g.op("VXORPS", vec(0), vec(0), vec(0))
+	g.loop([]string{"SI", "DI"}, func() {
+		g.op("VMOVUPS", mem{"SI", 0}, vec(1))
+		g.op("VFMADD231PS", mem{"DI", 0}, vec(1), vec(0))
+	})
+	g.ret(g.fold("VADDPS", 0, 1), off)
+
+	off = g.begin("dot3", "returns the lane-tree sum of (x·y)·z.", ptrs("x", "y", "z"), true, reg)
+	g.op("VXORPS", vec(0), vec(0), vec(0))
+	g.loop([]string{"SI", "DI", "DX"}, func() {
+		g.op("VMOVUPS", mem{"SI", 0}, vec(1))
+		g.op("VMULPS", mem{"DI", 0}, vec(1), vec(1))
+		g.op("VFMADD231PS", mem{"DX", 0}, vec(1), vec(0))
+	})
+	g.ret(g.fold("VADDPS", 0, 1), off)
+
+	off = g.begin("maximum", "returns the lane-tree maximum of x.", ptrs("x"), true, reg)
+	g.op("VMOVUPS", g.f32("negInf", negInf), vec(0))
+	g.loop([]string{"SI"}, func() {
+		g.op("VMAXPS", mem{"SI", 0}, vec(0), vec(0)) // acc > x ? acc : x
+	})
+	g.ret(g.fold("VMAXPS", 0, 1), off)
+
+	off = g.begin("expSum", "writes exp(x·scale − shift) to dst and returns its lane-tree sum.",
+		scalars(ptrs("dst", "x"), "scale", "shift"), true, reg)
+	g.broadcastArg("scale", off["scale"], 5)
+	g.broadcastArg("shift", off["shift"], 6)
+	g.op("VXORPS", vec(7), vec(7), vec(7))
+	g.loop([]string{"SI", "DI"}, func() {
+		g.op("VMOVUPS", mem{"SI", 0}, vec(0))
+		g.op("VFMSUB213PS", vec(6), vec(5), vec(0)) // x·scale − shift
+		g.exp(0, 1, 2, 3)
+		g.op("VMOVUPS", vec(0), mem{"DI", 0})
+		g.op("VADDPS", vec(0), vec(7), vec(7))
+	})
+	g.ret(g.fold("VADDPS", 7, 1), off)
+}
+
+// exp replaces v by its exponential. t, r, p are overwritten. See docs/spec/exact.md.
+func (g *gen) exp(v, t, r, p vec) {
+	g.op("VMAXPS", g.f32("expMin", expMin), v, v)
+	g.op("VMINPS", g.f32("expMax", expMax), v, v)
+	g.op("VMOVUPS", g.f32("log2e", log2e), t)
+	g.op("VFMADD213PS", g.f32("magic", magic), v, t) // t = x·log2e + magic: round to nearest integer
+	g.op("VSUBPS", g.f32("magic", magic), t, r)      // r = n
+	g.op("VFNMADD231PS", g.f32("ln2Hi", ln2Hi), r, v)
+	g.op("VFNMADD231PS", g.f32("ln2Lo", ln2Lo), r, v) // v = x − n·ln2
+	g.op("VMOVUPS", g.f32("exp7", expC[7]), p)
+	for i := 6; i >= 0; i-- {
+		g.op("VFMADD213PS", g.f32("exp"+string(rune('0'+i)), expC[i]), v, p) // p = p·v + c
+	}
+	g.op("VPSUBD", g.f32("magic", magic), t, t) // n as an integer
+	g.op("VPSRAD", imm(1), t, r)                // h = n >> 1
+	g.op("VPSUBD", r, t, t)                     // n − h
+	g.op("VPADDD", g.u32("bias", 127), r, r)
+	g.op("VPADDD", g.u32("bias", 127), t, t)
+	g.op("VPSLLD", imm(23), r, r)
+	g.op("VPSLLD", imm(23), t, t)
+	g.op("VMULPS", r, p, p)
+	g.op("VMULPS", t, p, v)
+}
+
+// sigmoid sets s = 1/(1+exp(−x)); x is kept, t, r, p overwritten.
+func (g *gen) sigmoid(x, s, t, r, p vec) {
+	g.op("VXORPS", g.u32("signBit", 1<<31), x, s)
+	g.exp(s, t, r, p)
+	g.op("VADDPS", g.f32("one", 1), s, s)
+	g.op("VMOVUPS", g.f32("one", 1), t)
+	g.op("VDIVPS", s, t, s)
+}
+
+func (g *gen) elementwise() {
+	reg := map[string]string{"dst": "DI", "x": "SI", "y": "DX", "w": "DX", "n": "CX", "dy": "R8", "p": "R9", "c": "R8", "s": "R9"}
+
+	off := g.begin("scale", "sets dst = x·a.", scalars(ptrs("dst", "x"), "a"), false, reg)
+	g.broadcastArg("a", off["a"], 0)
+	g.loop([]string{"SI", "DI"}, func() {
+		g.op("VMULPS", mem{"SI", 0}, vec(0), vec(1))
+		g.op("VMOVUPS", vec(1), mem{"DI", 0})
+	})
+	g.end()
+
+	g.begin("add", "sets dst = dst + x.", ptrs("dst", "x"), false, reg)
+	g.loop([]string{"SI", "DI"}, func() {
+		g.op("VMOVUPS", mem{"DI", 0}, vec(1))
+		g.op("VADDPS", mem{"SI", 0}, vec(1), vec(1))
+		g.op("VMOVUPS", vec(1), mem{"DI", 0})
+	})
+	g.end()
+
+	off = g.begin("axpy", "sets dst = a·x + dst, fused.", scalars(ptrs("dst", "x"), "a"), false, reg)
+	g.broadcastArg("a", off["a"], 0)
+	g.loop([]string{"SI", "DI"}, func() {
+		g.op("VMOVUPS", mem{"DI", 0}, vec(1))
+		g.op("VFMADD231PS", mem{"SI", 0}, vec(0), vec(1))
+		g.op("VMOVUPS", vec(1), mem{"DI", 0})
+	})
+	g.end()
+
+	off = g.begin("mulScale", "sets dst = (x·a)·w.", scalars(ptrs("dst", "x", "w"), "a"), false, reg)
+	g.broadcastArg("a", off["a"], 0)
+	g.loop([]string{"SI", "DI", "DX"}, func() {
+		g.op("VMULPS", mem{"SI", 0}, vec(0), vec(1))
+		g.op("VMULPS", mem{"DX", 0}, vec(1), vec(1))
+		g.op("VMOVUPS", vec(1), mem{"DI", 0})
+	})
+	g.end()
+
+	off = g.begin("axpyScale", "sets dst = x·(w·a) + dst, fused.", scalars(ptrs("dst", "x", "w"), "a"), false, reg)
+	g.broadcastArg("a", off["a"], 0)
+	g.loop([]string{"SI", "DI", "DX"}, func() {
+		g.op("VMULPS", mem{"DX", 0}, vec(0), vec(1))
+		g.op("VMOVUPS", mem{"DI", 0}, vec(2))
+		g.op("VFMADD231PS", mem{"SI", 0}, vec(1), vec(2))
+		g.op("VMOVUPS", vec(2), mem{"DI", 0})
+	})
+	g.end()
+
+	off = g.begin("normGrad", "sets dst = dst + ((dy·w)·inv + b·x), the product with b fused.",
+		scalars(ptrs("dst", "dy", "w", "x"), "inv", "b"), false, reg)
+	g.broadcastArg("inv", off["inv"], 0)
+	g.broadcastArg("b", off["b"], 1)
+	g.loop([]string{"DI", "R8", "DX", "SI"}, func() {
+		g.op("VMOVUPS", mem{"R8", 0}, vec(2))
+		g.op("VMULPS", mem{"DX", 0}, vec(2), vec(2))
+		g.op("VMULPS", vec(0), vec(2), vec(2))
+		g.op("VFMADD231PS", mem{"SI", 0}, vec(1), vec(2))
+		g.op("VADDPS", mem{"DI", 0}, vec(2), vec(2))
+		g.op("VMOVUPS", vec(2), mem{"DI", 0})
+	})
+	g.end()
+
+	off = g.begin("softmaxGrad", "sets dst = (p·(dy − d))·a.", scalars(ptrs("dst", "p", "dy"), "d", "a"), false, reg)
+	g.broadcastArg("d", off["d"], 0)
+	g.broadcastArg("a", off["a"], 1)
+	g.loop([]string{"DI", "R9", "R8"}, func() {
+		g.op("VMOVUPS", mem{"R8", 0}, vec(2))
+		g.op("VSUBPS", vec(0), vec(2), vec(2))
+		g.op("VMULPS", mem{"R9", 0}, vec(2), vec(2))
+		g.op("VMULPS", vec(1), vec(2), vec(2))
+		g.op("VMOVUPS", vec(2), mem{"DI", 0})
+	})
+	g.end()
+
+	// Half a head: x and y are its two halves, rotated in place.
+	g.begin("rope", "rotates (x, y) to (x·c − y·s, y·c + x·s), the first product of each fused.",
+		ptrs("x", "y", "c", "s"), false, reg)
+	g.loop([]string{"SI", "DX", "R8", "R9"}, func() {
+		g.op("VMOVUPS", mem{"SI", 0}, vec(0))
+		g.op("VMOVUPS", mem{"DX", 0}, vec(1))
+		g.op("VMULPS", mem{"R9", 0}, vec(1), vec(2)) // y·s
+		g.op("VMULPS", mem{"R9", 0}, vec(0), vec(3)) // x·s
+		g.op("VFMSUB132PS", mem{"R8", 0}, vec(2), vec(0))
+		g.op("VFMADD132PS", mem{"R8", 0}, vec(3), vec(1))
+		g.op("VMOVUPS", vec(0), mem{"SI", 0})
+		g.op("VMOVUPS", vec(1), mem{"DX", 0})
+	})
+	g.end()
+}
+
+func (g *gen) activations() {
+	reg := map[string]string{"dst": "DI", "dg": "DI", "du": "BX", "dy": "R8", "gate": "SI", "u": "DX", "n": "CX"}
+
+	g.begin("siluMul", "sets dst = (gate·sigmoid(gate))·u.", ptrs("dst", "gate", "u"), false, reg)
+	g.loop([]string{"DI", "SI", "DX"}, func() {
+		g.op("VMOVUPS", mem{"SI", 0}, vec(0))
+		g.sigmoid(0, 1, 2, 3, 4)
+		g.op("VMULPS", vec(0), vec(1), vec(1))
+		g.op("VMULPS", mem{"DX", 0}, vec(1), vec(1))
+		g.op("VMOVUPS", vec(1), mem{"DI", 0})
+	})
+	g.end()
+
+	g.begin("siluMulGrad", "sets dg and du from dy: silu = gate·s; du = dy·silu; dg = (dy·u)·(silu·(1−s) + s).",
+		ptrs("dg", "du", "dy", "gate", "u"), false, reg)
+	g.loop([]string{"DI", "BX", "R8", "SI", "DX"}, func() {
+		g.op("VMOVUPS", mem{"SI", 0}, vec(0))
+		g.sigmoid(0, 1, 2, 3, 4)
+		g.op("VMULPS", vec(0), vec(1), vec(2)) // silu
+		g.op("VMOVUPS", mem{"R8", 0}, vec(3))
+		g.op("VMULPS", vec(3), vec(2), vec(4))
+		g.op("VMOVUPS", vec(4), mem{"BX", 0})
+		g.op("VMOVUPS", g.f32("one", 1), vec(4))
+		g.op("VSUBPS", vec(1), vec(4), vec(4))
+		g.op("VFMADD231PS", vec(4), vec(2), vec(1)) // s + silu·(1−s)
+		g.op("VMULPS", mem{"DX", 0}, vec(3), vec(3))
+		g.op("VMULPS", vec(1), vec(3), vec(3))
+		g.op("VMOVUPS", vec(3), mem{"DI", 0})
+	})
+	g.end()
+}
+
+func (g *gen) optimizer() {
+	reg := map[string]string{"p": "DI", "m": "SI", "v": "DX", "grad": "R8", "n": "CX"}
+	off := g.begin("adamw", "is one AdamW step on p with moments m, v and gradient grad.",
+		scalars(ptrs("p", "m", "v", "grad"), "clip", "b1", "c1", "b2", "c2", "step", "root", "eps", "decay"), false, reg)
+	b := func(name string, v vec) { g.broadcastArg(name, off[name], v) }
+	g.loop([]string{"DI", "SI", "DX", "R8"}, func() {
+		b("clip", 0)
+		g.op("VMULPS", mem{"R8", 0}, vec(0), vec(0)) // g·clip
+		b("c1", 1)
+		g.op("VMULPS", vec(0), vec(1), vec(1))
+		b("b1", 2)
+		g.op("VFMADD231PS", mem{"SI", 0}, vec(2), vec(1)) // m = b1·m + c1·g
+		g.op("VMOVUPS", vec(1), mem{"SI", 0})
+		b("c2", 3)
+		g.op("VMULPS", vec(0), vec(3), vec(3))
+		g.op("VMULPS", vec(0), vec(3), vec(3))
+		b("b2", 2)
+		g.op("VFMADD231PS", mem{"DX", 0}, vec(2), vec(3)) // v = b2·v + (c2·g)·g
+		g.op("VMOVUPS", vec(3), mem{"DX", 0})
+		g.op("VSQRTPS", vec(3), vec(3))
+		b("root", 2)
+		b("eps", 4)
+		g.op("VFMADD213PS", vec(4), vec(2), vec(3)) // sqrt(v)·root + eps
+		b("step", 2)
+		g.op("VMULPS", vec(2), vec(1), vec(1))
+		g.op("VDIVPS", vec(3), vec(1), vec(1)) // (m·step) / denominator
+		g.op("VMOVUPS", mem{"DI", 0}, vec(0))
+		b("decay", 2)
+		g.op("VFNMADD231PS", vec(2), vec(0), vec(0)) // p − decay·p
+		g.op("VSUBPS", vec(1), vec(0), vec(0))
+		g.op("VMOVUPS", vec(0), mem{"DI", 0})
+	})
+	g.end()
+}

@@ -1,0 +1,7 @@
+//go:build !amd64
+
+package cpu
+
+func native() []ISA { return nil }
+
+func nativeKernels(ISA) kernels { panic("cpu: no native kernels") }

@@ -1,0 +1,54 @@
+package cpu
+
+import (
+	"github.com/blockzero-net/bzd/training/backend"
+	"github.com/blockzero-net/bzd/training/exact"
+)
+
+// Embed gathers rows of table.
+func (b *Backend) Embed(y, table backend.Buffer, ids []int32) {
+	Y, T := host(y), host(table)
+	d := len(Y) / len(ids)
+	for i, id := range ids {
+		copy(Y[i*d:][:d], T[int(id)*d:][:d])
+	}
+}
+
+// EmbedGrad adds rows of dy in token order; threads share the columns.
+func (b *Backend) EmbedGrad(dtable, dy backend.Buffer, ids []int32) {
+	T, DY := host(dtable), host(dy)
+	d := len(DY) / len(ids)
+	b.rowsOf(d, 48, func(lo, hi int) {
+		for i, id := range ids {
+			b.add(T[int(id)*d+lo:int(id)*d+hi], DY[i*d+lo:i*d+hi])
+		}
+	})
+}
+
+// CrossEntropy returns −log softmax(logits)[target] per row in float64, of the float32 sum of exponentials.
+func (b *Backend) CrossEntropy(losses []float64, logits backend.Buffer, targets []int32, scale float32) {
+	L := host(logits)
+	v := len(L) / len(targets)
+	b.rowsOf(len(targets), normRows, func(lo, hi int) {
+		for r := lo; r < hi; r++ {
+			row, target := L[r*v:][:v], targets[r]
+			m := b.maximum(row)
+			x := row[target]
+			sum := b.expSum(row, row, 1, m)
+			losses[r] = exact.Log(float64(sum)) + (float64(m) - float64(x))
+			if scale != 0 {
+				b.kernels.scale(row, row, scale/sum)
+				row[target] -= scale
+			}
+		}
+	})
+}
+
+// AdamW updates p, m and v.
+func (b *Backend) AdamW(p, m, v, g backend.Buffer, h backend.AdamW) {
+	P, M, V, G := host(p), host(m), host(v), host(g)
+	b.rowsOf(len(P), 1<<14, func(lo, hi int) { b.adamw(P[lo:hi], M[lo:hi], V[lo:hi], G[lo:hi], h) })
+}
+
+// SumSquares is the lane-tree sum of x².
+func (b *Backend) SumSquares(x backend.Buffer) float32 { return b.dot(host(x), host(x)) }

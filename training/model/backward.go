@@ -1,0 +1,217 @@
+package model
+
+import (
+	"fmt"
+	"sort"
+
+	"github.com/blockzero-net/bzd/training/backend"
+)
+
+// ExpertRef names an expert.
+type ExpertRef struct{ Layer, Index int }
+
+// Param is one run of values that an optimizer moves, with its gradient.
+type Param struct {
+	Name        string // tensor name; a router row has "#row" after it
+	Value, Grad backend.Buffer
+	weight      backend.Weight
+}
+
+// Trainable is what a training run may change: everything (genesis), or one group's experts and router rows. What it
+// does not name has no gradient buffer.
+type Trainable struct {
+	m      *Model
+	params []Param
+	layers []trainLayer
+	lowest int  // the lowest layer with anything to train
+	whole  bool // everything, the embedding included
+	grads  map[string]backend.Buffer
+}
+
+type trainLayer struct {
+	rows    []int // trained router rows
+	rowGrad backend.Buffer
+	experts []backend.ExpertGrad
+}
+
+// TrainGroup makes the experts, and their router rows, trainable.
+func (m *Model) TrainGroup(experts []ExpertRef) (*Trainable, error) {
+	t := &Trainable{m: m, layers: make([]trainLayer, m.Layers), lowest: m.Layers, grads: map[string]backend.Buffer{}}
+	for l := range t.layers {
+		t.layers[l].experts = make([]backend.ExpertGrad, m.Experts)
+	}
+	sorted := append([]ExpertRef(nil), experts...)
+	sort.Slice(sorted, func(i, j int) bool {
+		return sorted[i].Layer < sorted[j].Layer || sorted[i].Layer == sorted[j].Layer && sorted[i].Index < sorted[j].Index
+	})
+	for i, e := range sorted {
+		if e.Layer < 0 || e.Layer >= m.Layers || e.Index < 0 || e.Index >= m.Experts || i > 0 && sorted[i-1] == e {
+			return nil, fmt.Errorf("model: expert (layer %d, index %d) is not in the model or named twice", e.Layer, e.Index)
+		}
+		t.layers[e.Layer].rows = append(t.layers[e.Layer].rows, e.Index)
+		t.lowest = min(t.lowest, e.Layer)
+	}
+	if len(sorted) == 0 {
+		return nil, fmt.Errorf("model: a group without experts")
+	}
+	for l := range t.layers {
+		t.addRows(l)
+		for _, e := range t.layers[l].rows {
+			t.addExpert(l, e)
+		}
+	}
+	return t, nil
+}
+
+// TrainAll makes every tensor trainable.
+func (m *Model) TrainAll() *Trainable {
+	t := &Trainable{m: m, layers: make([]trainLayer, m.Layers), whole: true, grads: map[string]backend.Buffer{}}
+	for _, s := range m.Specs() {
+		g := m.b.Alloc(s.Len())
+		w := m.weights[s.Name]
+		if m.Tied && s.Name == "model.embed_tokens.weight" {
+			w = m.head
+		}
+		t.grads[s.Name] = g
+		t.params = append(t.params, Param{Name: s.Name, Value: m.tensors[s.Name], Grad: g, weight: w})
+	}
+	for l := range t.layers {
+		t.layers[l].experts = make([]backend.ExpertGrad, m.Experts)
+		for e := range m.Experts {
+			t.layers[l].experts[e] = backend.ExpertGrad{
+				Gate: t.grads[ExpertName(l, e, "gate")], Up: t.grads[ExpertName(l, e, "up")], Down: t.grads[ExpertName(l, e, "down")]}
+		}
+	}
+	return t
+}
+
+func (t *Trainable) addRows(l int) {
+	y := &t.layers[l]
+	if len(y.rows) == 0 {
+		return
+	}
+	d := t.m.Dim
+	y.rowGrad = t.m.b.Alloc(len(y.rows) * d)
+	router := t.m.layers[l].router
+	for i, r := range y.rows {
+		t.params = append(t.params, Param{
+			Name: fmt.Sprintf("%s#%d", RouterName(l), r), Value: router.Data().Slice(r*d, d), Grad: y.rowGrad.Slice(i*d, d), weight: router})
+	}
+}
+
+func (t *Trainable) addExpert(l, e int) {
+	add := func(projection string) backend.Buffer {
+		name := ExpertName(l, e, projection)
+		g := t.m.b.Alloc(t.m.tensors[name].Len())
+		t.grads[name] = g
+		t.params = append(t.params, Param{Name: name, Value: t.m.tensors[name], Grad: g, weight: t.m.weights[name]})
+		return g
+	}
+	t.layers[l].experts[e] = backend.ExpertGrad{Gate: add("gate"), Up: add("up"), Down: add("down")}
+}
+
+// Params lists what is trained: by layer, router rows before experts, or by name when everything is.
+func (t *Trainable) Params() []Param { return t.params }
+
+// Zero clears the gradients.
+func (t *Trainable) Zero() {
+	for _, p := range t.params {
+		t.m.b.Zero(p.Grad)
+	}
+}
+
+// Refresh must be called after parameters were changed.
+func (t *Trainable) Refresh() {
+	for _, p := range t.params {
+		if p.weight != nil {
+			p.weight.Refresh()
+		}
+	}
+}
+
+// Load returns how many slots each expert of the layer got in the last forward pass.
+func (p *Pass) Load(layer int) []int { return p.layer(layer).mix.Load() }
+
+// Step runs forward and backward: it writes the losses of all targets and adds to the gradients those of scale times
+// their sum, plus balance times each layer's load-balance loss.
+func (p *Pass) Step(losses []float64, tokens, targets []int32, scale, balance float32) {
+	m, t, b, c := p.m, p.t, p.m.b, p.m.Config
+	if t == nil {
+		panic("model: Step on a pass made for evaluation")
+	}
+	p.trunk(tokens)
+	dlogits := p.cut(p.logits, c.Vocab)
+	b.CrossEntropy(losses, dlogits, targets, scale)
+	dx, dh := p.cut(p.dx, c.Dim), p.cut(p.dh, c.Dim)
+	final := p.cut(p.final, c.Dim)
+	b.LinearGradInput(dx, dlogits, m.head, false)
+	if t.whole {
+		name := "lm_head.weight"
+		if m.Tied {
+			name = "model.embed_tokens.weight"
+		}
+		b.LinearGradWeight(t.grads[name], dlogits, final, p.rows)
+	}
+	b.Zero(dh)
+	b.RMSNormGrad(dh, p.grad("model.norm.weight"), dx, p.cut(p.invF, 1), p.cut(p.h, c.Dim), m.norm)
+	for l := c.Layers - 1; l >= t.lowest; l-- {
+		p.layerGrad(l, balance)
+	}
+	if t.whole {
+		b.EmbedGrad(t.grads["model.embed_tokens.weight"], dh, tokens)
+	}
+}
+
+// grad is the gradient buffer of a tensor, nil when it is frozen.
+func (p *Pass) grad(name string) backend.Buffer {
+	if g, ok := p.t.grads[name]; ok {
+		return g
+	}
+	return nil
+}
+
+// layerGrad takes p.dh from the output of layer l to its input. At the lowest trained layer of a frozen hub nothing
+// below is needed, and it stops at the mixture.
+func (p *Pass) layerGrad(l int, balance float32) {
+	m, t, b, c := p.m, p.t, p.m.b, p.m.Config
+	y, a := &m.layers[l], p.layer(l)
+	stop := l == t.lowest && !t.whole
+	dx, dh := p.cut(p.dx, c.Dim), p.cut(p.dh, c.Dim)
+	dr, x2 := p.cut(p.drouter, c.Experts), p.cut(a.x2, c.Dim)
+	if stop {
+		b.MixtureGrad(nil, dr, dh, y.experts, t.layers[l].experts, a.mix, balance)
+	} else {
+		b.Zero(dx)
+		b.MixtureGrad(dx, dr, dh, y.experts, t.layers[l].experts, a.mix, balance)
+		b.LinearGradInput(dx, dr, y.router, true)
+	}
+	if t.whole {
+		b.LinearGradWeight(t.grads[RouterName(l)], dr, x2, p.rows)
+	} else if rows := t.layers[l].rows; len(rows) > 0 {
+		cols := p.cut(p.drows[l], len(rows))
+		b.Columns(cols, dr, rows)
+		b.LinearGradWeight(t.layers[l].rowGrad, cols, x2, p.rows)
+	}
+	if stop {
+		return
+	}
+	name := func(n string) string { return fmt.Sprintf("model.layers.%d.%s.weight", l, n) }
+	b.RMSNormGrad(dh, p.grad(name("post_attention_layernorm")), dx, p.cut(a.inv2, 1), p.cut(a.h2, c.Dim), y.norm2)
+	qw, kw, s := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim, p.shape()
+	do, dq, dk, dv := p.cut(p.do, qw), p.cut(p.dq, qw), p.cut(p.dk, kw), p.cut(p.dv, kw)
+	dqn, dkn, x1 := p.cut(p.dqn, qw), p.cut(p.dkn, kw), p.cut(a.x1, c.Dim)
+	b.LinearGradInput(do, dh, y.o, false)
+	b.AttentionGrad(dqn, dkn, dv, do, a.probs.Slice(0, s.ProbsLen(p.rows)), p.cut(a.qn, qw), p.cut(a.kn, kw), p.cut(a.v, kw), s)
+	b.HeadNormRopeGrad(dq, p.grad(name("self_attn.q_norm")), dqn, p.cut(a.invQ, c.Heads), p.cut(a.q, qw), y.qNorm, m.rope, c.Heads, p.seq)
+	b.HeadNormRopeGrad(dk, p.grad(name("self_attn.k_norm")), dkn, p.cut(a.invK, c.KVHeads), p.cut(a.k, kw), y.kNorm, m.rope, c.KVHeads, p.seq)
+	b.LinearGradInput(dx, dq, y.q, false)
+	b.LinearGradInput(dx, dk, y.k, true)
+	b.LinearGradInput(dx, dv, y.v, true)
+	if t.whole {
+		b.LinearGradWeight(t.grads[name("self_attn.o_proj")], dh, p.cut(a.o, qw), p.rows)
+		b.LinearGradWeight(t.grads[name("self_attn.q_proj")], dq, x1, p.rows)
+		b.LinearGradWeight(t.grads[name("self_attn.k_proj")], dk, x1, p.rows)
+		b.LinearGradWeight(t.grads[name("self_attn.v_proj")], dv, x1, p.rows)
+	}
+	b.RMSNormGrad(dh, p.grad(name("input_layernorm")), dx, p.cut(a.inv1, 1), p.cut(a.h1, c.Dim), y.norm1)
+}

@@ -1,0 +1,140 @@
+package model
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/blockzero-net/bzd/training/backend"
+	"github.com/blockzero-net/bzd/training/exact"
+)
+
+// ErrWeights is wrapped by errors about tensors: missing, of another shape, not finite.
+var ErrWeights = errors.New("model weights not usable")
+
+// Source fills dst with the tensor of that name and shape, or says why not.
+type Source func(s Spec, dst []float32) error
+
+// Model is the weights on a backend.
+type Model struct {
+	Config
+	b       backend.Backend
+	tensors map[string]backend.Buffer
+	weights map[string]backend.Weight // the matrices among them
+	layers  []layer
+	embed   backend.Buffer
+	norm    backend.Buffer
+	head    backend.Weight
+	rope    backend.Rope
+}
+
+type layer struct {
+	norm1, norm2, qNorm, kNorm backend.Buffer
+	q, k, v, o, router         backend.Weight
+	experts                    []backend.Expert
+}
+
+// New loads the model. Every weight must be finite.
+func New(b backend.Backend, c Config, src Source) (*Model, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	m := &Model{Config: c, b: b, tensors: map[string]backend.Buffer{}, weights: map[string]backend.Weight{}}
+	var host []float32
+	for _, s := range c.Specs() {
+		if n := s.Len(); cap(host) < n {
+			host = make([]float32, n)
+		}
+		v := host[:s.Len()]
+		if err := src(s, v); err != nil {
+			return nil, fmt.Errorf("%w: %s: %w", ErrWeights, s.Name, err)
+		}
+		if err := finite(v); err != nil {
+			return nil, fmt.Errorf("%w: %s: %w", ErrWeights, s.Name, err)
+		}
+		buf := b.Alloc(len(v))
+		b.Write(buf, v)
+		m.tensors[s.Name] = buf
+		if len(s.Shape) == 2 && s.Name != "model.embed_tokens.weight" {
+			m.weights[s.Name] = b.Prepare(buf, s.Shape[0], s.Shape[1])
+		}
+	}
+	m.embed, m.norm = m.tensors["model.embed_tokens.weight"], m.tensors["model.norm.weight"]
+	if c.Tied {
+		m.head = b.Prepare(m.embed, c.Vocab, c.Dim)
+	} else {
+		m.head = m.weights["lm_head.weight"]
+	}
+	for l := range c.Layers {
+		p := fmt.Sprintf("model.layers.%d.", l)
+		w := func(n string) backend.Weight { return m.weights[p+n+".weight"] }
+		t := func(n string) backend.Buffer { return m.tensors[p+n+".weight"] }
+		y := layer{
+			norm1: t("input_layernorm"), norm2: t("post_attention_layernorm"), qNorm: t("self_attn.q_norm"), kNorm: t("self_attn.k_norm"),
+			q: w("self_attn.q_proj"), k: w("self_attn.k_proj"), v: w("self_attn.v_proj"), o: w("self_attn.o_proj"), router: w("mlp.gate"),
+		}
+		for e := range c.Experts {
+			y.experts = append(y.experts, backend.Expert{
+				Gate: m.weights[ExpertName(l, e, "gate")], Up: m.weights[ExpertName(l, e, "up")], Down: m.weights[ExpertName(l, e, "down")]})
+		}
+		m.layers = append(m.layers, y)
+	}
+	m.rope = ropeTables(b, c)
+	return m, nil
+}
+
+func finite(v []float32) error {
+	for i, x := range v {
+		if x != x || x > math.MaxFloat32 || x < -math.MaxFloat32 {
+			return fmt.Errorf("value %d is %v", i, x)
+		}
+	}
+	return nil
+}
+
+// ropeTables computes cos and sin of position·theta^(−2i/headDim): frequency and angle rounded to float32, the functions
+// in float64 (docs/spec/exact.md).
+func ropeTables(b backend.Backend, c Config) backend.Rope {
+	half := c.HeadDim / 2
+	cos, sin, neg := make([]float32, c.Positions*half), make([]float32, c.Positions*half), make([]float32, c.Positions*half)
+	lnTheta := exact.Log(c.RopeTheta)
+	for i := range half {
+		freq := float32(exact.Exp(-float64(lnTheta * (float64(2*i) / float64(c.HeadDim)))))
+		for p := range c.Positions {
+			angle := float64(float32(p) * freq)
+			cos[p*half+i], sin[p*half+i] = float32(exact.Cos(angle)), float32(exact.Sin(angle))
+			neg[p*half+i] = -sin[p*half+i]
+		}
+	}
+	up := func(v []float32) backend.Buffer {
+		d := b.Alloc(len(v))
+		b.Write(d, v)
+		return d
+	}
+	return backend.Rope{Cos: up(cos), Sin: up(sin), NegSin: up(neg)}
+}
+
+// Backend is what the model computes on.
+func (m *Model) Backend() backend.Backend { return m.b }
+
+// Read copies the tensor of that name to a new slice; it panics on a name the configuration does not have.
+func (m *Model) Read(name string) []float32 {
+	t, ok := m.tensors[name]
+	if !ok {
+		panic("model: no tensor " + name)
+	}
+	v := make([]float32, t.Len())
+	m.b.Read(v, t)
+	return v
+}
+
+// Write replaces the tensor of that name. Nobody may be computing with the model meanwhile.
+func (m *Model) Write(name string, v []float32) {
+	m.b.Write(m.tensors[name], v)
+	if w := m.weights[name]; w != nil {
+		w.Refresh()
+	}
+	if name == "model.embed_tokens.weight" && m.Tied {
+		m.head.Refresh()
+	}
+}
