@@ -14,25 +14,21 @@ var ErrConfig = errors.New("model configuration not usable")
 
 // Config is the part of Hugging Face's config.json that the model computes from. Lengths are in values.
 type Config struct {
-	Vocab      int     // vocab_size
-	Dim        int     // hidden_size
-	Layers     int     // num_hidden_layers
-	Heads      int     // num_attention_heads
-	KVHeads    int     // num_key_value_heads
-	HeadDim    int     // head_dim
-	Experts    int     // num_experts
-	TopK       int     // num_experts_per_tok
-	Width      int     // moe_intermediate_size
-	Positions  int     // max_position_embeddings
-	Normalize  bool    // norm_topk_prob
-	Tied       bool    // tie_word_embeddings
-	RopeTheta  float64 // rope_theta
-	NormEps    float64 // rms_norm_eps
-	AuxCoef    float64 // router_aux_loss_coef
-	Window     int     // sliding window; not supported, must be off
-	biased     bool
-	sparseStep int
-	denseOnly  int
+	Vocab     int     // vocab_size
+	Dim       int     // hidden_size
+	Layers    int     // num_hidden_layers
+	Heads     int     // num_attention_heads
+	KVHeads   int     // num_key_value_heads
+	HeadDim   int     // head_dim
+	Experts   int     // num_experts
+	TopK      int     // num_experts_per_tok
+	Width     int     // moe_intermediate_size
+	Positions int     // max_position_embeddings
+	Normalize bool    // norm_topk_prob
+	Tied      bool    // tie_word_embeddings
+	RopeTheta float64 // rope_theta
+	NormEps   float64 // rms_norm_eps
+	AuxCoef   float64 // router_aux_loss_coef
 }
 
 // hfConfig mirrors config.json. Pointers tell an absent field from a zero.
@@ -79,27 +75,31 @@ func ParseConfig(b []byte) (Config, error) {
 	if h.ModelType != "qwen3_moe" {
 		return Config{}, fmt.Errorf("%w: config.json: model_type %q, only qwen3_moe is supported", ErrConfig, h.ModelType)
 	}
-	if h.RopeParams != nil {
-		h.RopeTheta = h.RopeParams.Theta
-		if t := h.RopeParams.Type; t != "" && t != "default" {
-			return Config{}, fmt.Errorf("%w: config.json: rope_parameters.rope_type %q, only default is supported", ErrConfig, t)
+	var faults []error
+	refuse := func(bad bool, format string, a ...any) {
+		if bad {
+			faults = append(faults, fmt.Errorf("%w: config.json: "+format, append([]any{ErrConfig}, a...)...))
 		}
 	}
-	if s := bytes.TrimSpace(h.RopeScaling); len(s) > 0 && string(s) != "null" {
-		return Config{}, fmt.Errorf("%w: config.json: rope_scaling is not supported", ErrConfig)
+	if r := h.RopeParams; r != nil {
+		h.RopeTheta = r.Theta
+		refuse(r.Type != "" && r.Type != "default", "rope_parameters.rope_type %q, only default is supported", r.Type)
 	}
-	if h.Activation != "" && h.Activation != "silu" {
-		return Config{}, fmt.Errorf("%w: config.json: hidden_act %q, only silu is supported", ErrConfig, h.Activation)
-	}
+	scaling := string(bytes.TrimSpace(h.RopeScaling))
+	refuse(scaling != "" && scaling != "null", "rope_scaling is not supported")
+	refuse(h.Activation != "" && h.Activation != "silu", "hidden_act %q, only silu is supported", h.Activation)
+	refuse(h.UseWindow, "use_sliding_window is not supported")
+	refuse(h.Bias, "attention_bias is not supported")
+	refuse(h.SparseStep != nil && *h.SparseStep != 1 || len(h.DenseOnly) > 0, "decoder_sparse_step and mlp_only_layers: every layer must be a mixture")
 	if h.Experts == nil {
 		h.Experts = h.LocalExperts
 	}
-	c := Config{Normalize: h.Normalize, Tied: h.Tied, RopeTheta: 10000, NormEps: 1e-6, sparseStep: 1, denseOnly: len(h.DenseOnly), biased: h.Bias}
+	c := Config{Normalize: h.Normalize, Tied: h.Tied, RopeTheta: 10000, NormEps: 1e-6}
 	for _, f := range []struct {
 		dst *int
 		src *int
 	}{{&c.Vocab, h.Vocab}, {&c.Dim, h.Dim}, {&c.Layers, h.Layers}, {&c.Heads, h.Heads}, {&c.KVHeads, h.KVHeads}, {&c.HeadDim, h.HeadDim},
-		{&c.Experts, h.Experts}, {&c.TopK, h.TopK}, {&c.Width, h.Width}, {&c.Positions, h.Positions}, {&c.sparseStep, h.SparseStep}} {
+		{&c.Experts, h.Experts}, {&c.TopK, h.TopK}, {&c.Width, h.Width}, {&c.Positions, h.Positions}} {
 		if f.src != nil {
 			*f.dst = *f.src
 		}
@@ -115,10 +115,7 @@ func ParseConfig(b []byte) (Config, error) {
 	if c.HeadDim == 0 && c.Heads > 0 {
 		c.HeadDim = c.Dim / c.Heads
 	}
-	if h.UseWindow {
-		c.Window = 1
-	}
-	return c, c.Validate()
+	return c, errors.Join(append(faults, c.Validate())...)
 }
 
 // Validate reports every fault of the configuration at once.
@@ -155,15 +152,6 @@ func (c Config) Validate() error {
 	}
 	if math.IsNaN(c.AuxCoef) || c.AuxCoef < 0 || c.AuxCoef > 1 {
 		bad("router_aux_loss_coef is %v, must be 0 to 1", c.AuxCoef)
-	}
-	if c.Window != 0 {
-		bad("use_sliding_window is not supported")
-	}
-	if c.biased {
-		bad("attention_bias is not supported")
-	}
-	if c.sparseStep != 1 || c.denseOnly != 0 {
-		bad("decoder_sparse_step and mlp_only_layers: every layer must be a mixture")
 	}
 	return errors.Join(faults...)
 }
