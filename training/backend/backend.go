@@ -12,6 +12,8 @@ type Buffer interface {
 type Weight interface {
 	// Data is the row-major buffer the weight was prepared from.
 	Data() Buffer
+	// Shape is [out, in].
+	Shape() (out, in int)
 	// Refresh must be called after Data has changed and before the next use. It must not run beside a use.
 	Refresh()
 }

@@ -153,6 +153,8 @@ func (b *Backend) Prepare(w backend.Buffer, out, in int) backend.Weight {
 
 func (w *weight) Data() backend.Buffer { return w.data }
 
+func (w *weight) Shape() (out, in int) { return w.out, w.in }
+
 func (w *weight) Refresh() {
 	w.forward.valid = false
 	w.back.valid = false

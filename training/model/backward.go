@@ -5,15 +5,15 @@ import (
 	"sort"
 
 	"github.com/blockzero-net/bzd/training/backend"
+	"github.com/blockzero-net/bzd/training/optim"
 )
 
 // ExpertRef names an expert.
 type ExpertRef struct{ Layer, Index int }
 
-// Param is one run of values that an optimizer moves, with its gradient.
-type Param struct {
-	Name        string // tensor name; a router row has "#row" after it
-	Value, Grad backend.Buffer
+// param is what the optimizer moves and the weight that has to hear of it.
+type param struct {
+	optim.Param // a router row is named by its tensor with "#row" after it
 	weight      backend.Weight
 }
 
@@ -21,7 +21,7 @@ type Param struct {
 // does not name has no gradient buffer.
 type Trainable struct {
 	m      *Model
-	params []Param
+	params []param
 	layers []trainLayer
 	lowest int  // the lowest layer with anything to train
 	whole  bool // everything, the embedding included
@@ -73,7 +73,7 @@ func (m *Model) TrainAll() *Trainable {
 			w = m.head
 		}
 		t.grads[s.Name] = g
-		t.params = append(t.params, Param{Name: s.Name, Value: m.tensors[s.Name], Grad: g, weight: w})
+		t.params = append(t.params, param{optim.Param{Name: s.Name, Value: m.tensors[s.Name], Grad: g}, w})
 	}
 	for l := range t.layers {
 		t.layers[l].experts = make([]backend.ExpertGrad, m.Experts)
@@ -94,8 +94,8 @@ func (t *Trainable) addRows(l int) {
 	y.rowGrad = t.m.b.Alloc(len(y.rows) * d)
 	router := t.m.layers[l].router
 	for i, r := range y.rows {
-		t.params = append(t.params, Param{
-			Name: fmt.Sprintf("%s#%d", RouterName(l), r), Value: router.Data().Slice(r*d, d), Grad: y.rowGrad.Slice(i*d, d), weight: router})
+		t.params = append(t.params, param{
+			optim.Param{Name: fmt.Sprintf("%s#%d", RouterName(l), r), Value: router.Data().Slice(r*d, d), Grad: y.rowGrad.Slice(i*d, d)}, router})
 	}
 }
 
@@ -104,14 +104,20 @@ func (t *Trainable) addExpert(l, e int) {
 		name := ExpertName(l, e, projection)
 		g := t.m.b.Alloc(t.m.tensors[name].Len())
 		t.grads[name] = g
-		t.params = append(t.params, Param{Name: name, Value: t.m.tensors[name], Grad: g, weight: t.m.weights[name]})
+		t.params = append(t.params, param{optim.Param{Name: name, Value: t.m.tensors[name], Grad: g}, t.m.weights[name]})
 		return g
 	}
 	t.layers[l].experts[e] = backend.ExpertGrad{Gate: add("gate"), Up: add("up"), Down: add("down")}
 }
 
 // Params lists what is trained: by layer, router rows before experts, or by name when everything is.
-func (t *Trainable) Params() []Param { return t.params }
+func (t *Trainable) Params() []optim.Param {
+	list := make([]optim.Param, len(t.params))
+	for i, p := range t.params {
+		list[i] = p.Param
+	}
+	return list
+}
 
 // Zero clears the gradients.
 func (t *Trainable) Zero() {

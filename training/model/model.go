@@ -3,6 +3,7 @@ package model
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 
 	"github.com/blockzero-net/bzd/training/backend"
@@ -59,9 +60,17 @@ func New(b backend.Backend, c Config, src Source) (*Model, error) {
 			m.weights[s.Name] = b.Prepare(buf, s.Shape[0], s.Shape[1])
 		}
 	}
+	m.rope = ropeTables(b, c)
+	m.assemble()
+	return m, nil
+}
+
+// assemble points the layers at the tensors.
+func (m *Model) assemble() {
+	c := m.Config
 	m.embed, m.norm = m.tensors["model.embed_tokens.weight"], m.tensors["model.norm.weight"]
 	if c.Tied {
-		m.head = b.Prepare(m.embed, c.Vocab, c.Dim)
+		m.head = m.b.Prepare(m.embed, c.Vocab, c.Dim)
 	} else {
 		m.head = m.weights["lm_head.weight"]
 	}
@@ -79,9 +88,8 @@ func New(b backend.Backend, c Config, src Source) (*Model, error) {
 		}
 		m.layers = append(m.layers, y)
 	}
-	m.rope = ropeTables(b, c)
-	return m, nil
 }
+
 
 func finite(v []float32) error {
 	for i, x := range v {
@@ -112,6 +120,30 @@ func ropeTables(b backend.Backend, c Config) backend.Rope {
 		return d
 	}
 	return backend.Rope{Cos: up(cos), Sin: up(sin), NegSin: up(neg)}
+}
+
+// Overlay returns a model with some tensors replaced. The others, and their packed forms, are shared with m, so the two
+// can be compared at the cost of what differs. Values must be finite.
+func (m *Model) Overlay(changed map[string][]float32) (*Model, error) {
+	o := &Model{Config: m.Config, b: m.b, rope: m.rope, tensors: maps.Clone(m.tensors), weights: maps.Clone(m.weights)}
+	for name, v := range changed {
+		old, ok := m.tensors[name]
+		if !ok || old.Len() != len(v) {
+			return nil, fmt.Errorf("%w: %s: no such tensor of %d values", ErrWeights, name, len(v))
+		}
+		if err := finite(v); err != nil {
+			return nil, fmt.Errorf("%w: %s: %w", ErrWeights, name, err)
+		}
+		buf := m.b.Alloc(len(v))
+		m.b.Write(buf, v)
+		o.tensors[name] = buf
+		if w := m.weights[name]; w != nil {
+			out, in := w.Shape()
+			o.weights[name] = m.b.Prepare(buf, out, in)
+		}
+	}
+	o.assemble()
+	return o, nil
 }
 
 // Backend is what the model computes on.

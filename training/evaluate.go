@@ -1,0 +1,96 @@
+package training
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+
+	"github.com/blockzero-net/bzd/training/model"
+)
+
+// ErrNotFinite is returned when a sequence has no finite loss.
+var ErrNotFinite = errors.New("loss is not finite")
+
+// evalBatch is how many sequences one forward pass takes. It changes no bit of any loss.
+const evalBatch = 16
+
+// Evaluator measures losses of sequences of one length.
+type Evaluator struct {
+	Seq     int // tokens per sequence, without the last target
+	Workers int // forward passes at a time
+}
+
+// Losses returns the mean loss of every sequence in nano-nats per token, rounded half to even. A sequence is Seq+1
+// tokens. A sequence without a finite loss makes the whole call fail with ErrNotFinite.
+func (e Evaluator) Losses(ctx context.Context, m *model.Model, sequences [][]int32) ([]int64, error) {
+	out := make([]int64, len(sequences))
+	batches := (len(sequences) + evalBatch - 1) / evalBatch
+	workers := max(1, min(e.Workers, batches))
+	var (
+		wg    sync.WaitGroup
+		mu    sync.Mutex
+		first error
+		next  = make(chan int, batches)
+	)
+	for b := range batches {
+		next <- b
+	}
+	close(next)
+	fail := func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if first == nil {
+			first = err
+		}
+	}
+	for range workers {
+		wg.Go(func() {
+			p := m.NewPass(min(evalBatch, len(sequences)), e.Seq, nil)
+			for b := range next {
+				if err := ctx.Err(); err != nil {
+					fail(err)
+					return
+				}
+				lo, hi := b*evalBatch, min((b+1)*evalBatch, len(sequences))
+				if err := e.batch(p, sequences[lo:hi], out[lo:hi]); err != nil {
+					fail(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if first == nil {
+		first = m.Backend().Sync()
+	}
+	if first != nil {
+		return nil, first
+	}
+	return out, nil
+}
+
+func (e Evaluator) batch(p *model.Pass, sequences [][]int32, out []int64) error {
+	n := len(sequences) * e.Seq
+	tokens, targets, losses := make([]int32, 0, n), make([]int32, 0, n), make([]float64, n)
+	for _, s := range sequences {
+		if len(s) != e.Seq+1 {
+			return fmt.Errorf("sequence of %d tokens, want %d", len(s), e.Seq+1)
+		}
+		tokens, targets = append(tokens, s[:e.Seq]...), append(targets, s[1:]...)
+	}
+	p.Loss(losses, tokens, targets)
+	for i := range sequences {
+		sum := 0.0
+		for _, l := range losses[i*e.Seq:][:e.Seq] {
+			sum += l
+		}
+		v := math.RoundToEven(float64(sum/float64(e.Seq)) * 1e9)
+		if !(math.Abs(v) < 1<<62) {
+			return ErrNotFinite
+		}
+		out[i] = int64(v)
+	}
+	return nil
+}

@@ -1,0 +1,156 @@
+package optim
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/blockzero-net/bzd/training/backend"
+)
+
+// Param is one run of values with its gradient.
+type Param struct {
+	Name        string
+	Value, Grad backend.Buffer
+}
+
+// Config are the constants of AdamW.
+type Config struct {
+	Beta1, Beta2 float64 // decay of the first and second moment
+	Eps          float64 // added to the root of the second moment
+	Decay        float64 // decoupled weight decay, multiplied by the learning rate
+	Clip         float64 // largest global norm of the gradient; 0 means no clipping
+}
+
+// Defaults are the constants used for genesis and by miners unless told otherwise.
+func Defaults() Config { return Config{Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, Decay: 0, Clip: 1} }
+
+// Validate reports every fault at once.
+func (c Config) Validate() error {
+	var faults []error
+	check := func(ok bool, field string, v float64, want string) {
+		if !ok {
+			faults = append(faults, fmt.Errorf("optim: %s is %v, must be %s", field, v, want))
+		}
+	}
+	check(c.Beta1 >= 0 && c.Beta1 < 1, "Beta1", c.Beta1, "at least 0 and below 1")
+	check(c.Beta2 > 0 && c.Beta2 < 1, "Beta2", c.Beta2, "between 0 and 1")
+	check(c.Eps > 0, "Eps", c.Eps, "above 0, it keeps the step finite")
+	check(c.Decay >= 0 && c.Decay < 1, "Decay", c.Decay, "at least 0 and below 1")
+	check(c.Clip >= 0, "Clip", c.Clip, "at least 0")
+	return errors.Join(faults...)
+}
+
+// AdamW holds the moments. It is for one goroutine.
+type AdamW struct {
+	Config
+	b              backend.Backend
+	params         []Param
+	m, v           []backend.Buffer
+	steps          int
+	power1, power2 float64 // β₁ᵗ and β₂ᵗ
+}
+
+// New starts with zero moments.
+func New(b backend.Backend, c Config, params []Param) (*AdamW, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	o := &AdamW{Config: c, b: b, params: params, power1: 1, power2: 1}
+	for _, p := range params {
+		o.m, o.v = append(o.m, b.Alloc(p.Value.Len())), append(o.v, b.Alloc(p.Value.Len()))
+	}
+	return o, nil
+}
+
+// Step moves every parameter against its gradient and returns the gradient's global norm before clipping. A norm that
+// is not finite moves nothing.
+func (o *AdamW) Step(lr float64) (norm float64) {
+	for _, p := range o.params {
+		norm += float64(o.b.SumSquares(p.Grad))
+	}
+	norm = math.Sqrt(norm)
+	if math.IsNaN(norm) || math.IsInf(norm, 0) {
+		return norm
+	}
+	o.steps++
+	o.power1 *= o.Beta1
+	o.power2 *= o.Beta2
+	h := backend.AdamW{
+		Clip: 1, Beta1: float32(o.Beta1), One1: float32(1 - o.Beta1), Beta2: float32(o.Beta2), One2: float32(1 - o.Beta2),
+		Step: float32(lr / (1 - o.power1)), Root: float32(1 / math.Sqrt(1-o.power2)), Eps: float32(o.Eps), Decay: float32(lr * o.Decay),
+	}
+	if o.Clip > 0 && norm > o.Clip {
+		h.Clip = float32(o.Clip / norm)
+	}
+	for i, p := range o.params {
+		o.b.AdamW(p.Value, o.m[i], o.v[i], p.Grad, h)
+	}
+	return norm
+}
+
+// State is everything a continued run needs besides the parameters: the step count and both moments, concatenated in the
+// order of the parameters.
+type State struct {
+	Steps int
+	M, V  []float32
+}
+
+// State reads the state out.
+func (o *AdamW) State() State {
+	return State{Steps: o.steps, M: join(o.b, o.m), V: join(o.b, o.v)}
+}
+
+// Restore puts a state back. It refuses one of another size.
+func (o *AdamW) Restore(s State) error {
+	n := 0
+	for _, p := range o.params {
+		n += p.Value.Len()
+	}
+	if len(s.M) != n || len(s.V) != n || s.Steps < 0 {
+		return fmt.Errorf("optim: state of %d and %d moments after %d steps, parameters have %d values", len(s.M), len(s.V), s.Steps, n)
+	}
+	split(o.b, o.m, s.M)
+	split(o.b, o.v, s.V)
+	o.steps, o.power1, o.power2 = s.Steps, 1, 1
+	for range s.Steps {
+		o.power1 *= o.Beta1
+		o.power2 *= o.Beta2
+	}
+	return nil
+}
+
+func join(b backend.Backend, parts []backend.Buffer) []float32 {
+	n := 0
+	for _, p := range parts {
+		n += p.Len()
+	}
+	out := make([]float32, n)
+	at := 0
+	for _, p := range parts {
+		b.Read(out[at:at+p.Len()], p)
+		at += p.Len()
+	}
+	return out
+}
+
+func split(b backend.Backend, parts []backend.Buffer, v []float32) {
+	for _, p := range parts {
+		b.Write(p, v[:p.Len()])
+		v = v[p.Len():]
+	}
+}
+
+// Schedule gives the learning rate of step i of n, counted from 0.
+type Schedule struct {
+	Peak   float64
+	Warmup int // steps of linear rise
+}
+
+// LR rises linearly over the warm-up, then falls linearly and reaches zero after the last step.
+func (s Schedule) LR(i, n int) float64 {
+	if i < s.Warmup {
+		return s.Peak * float64(i+1) / float64(s.Warmup+1)
+	}
+	return s.Peak * float64(n-i) / float64(n-s.Warmup)
+}

@@ -1,0 +1,129 @@
+package training
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"unsafe"
+
+	"github.com/blockzero-net/bzd/training/backend"
+	"github.com/blockzero-net/bzd/training/optim"
+)
+
+// Values reads the values of params, one after another.
+func Values(params []optim.Param, b backend.Backend) []float32 {
+	n := 0
+	for _, p := range params {
+		n += p.Value.Len()
+	}
+	out := make([]float32, n)
+	at := 0
+	for _, p := range params {
+		b.Read(out[at:at+p.Value.Len()], p.Value)
+		at += p.Value.Len()
+	}
+	return out
+}
+
+// A state file is, little endian: the magic, the job's identity (32 bytes), step, optimizer steps, number of values (8
+// bytes each), then values, first and second moments as float32, then the SHA-256 of everything before.
+const stateMagic = "bzdstat\x01"
+
+// stateHeader is the fixed part after the magic.
+type stateHeader struct {
+	Job               [32]byte
+	Step, Steps, Size uint64
+}
+
+// maxState bounds the number of values of a state file, 16 GiB of them.
+const maxState = 1 << 32
+
+// WriteState replaces the file at path by the state. The file is always whole: it is written beside and renamed.
+func WriteState(path string, s State) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return fmt.Errorf("save training state: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+			err = fmt.Errorf("save training state %s: %w", path, err)
+		}
+	}()
+	h := sha256.New()
+	w := io.MultiWriter(f, h)
+	if _, err = io.WriteString(w, stateMagic); err != nil {
+		return err
+	}
+	head := stateHeader{s.Job, uint64(s.Step), uint64(s.Moments.Steps), uint64(len(s.Values))}
+	if err = binary.Write(w, binary.LittleEndian, head); err != nil {
+		return err
+	}
+	for _, v := range [][]float32{s.Values, s.Moments.M, s.Moments.V} {
+		if err = binary.Write(w, binary.LittleEndian, v); err != nil {
+			return err
+		}
+	}
+	if _, err = f.Write(h.Sum(nil)); err != nil {
+		return err
+	}
+	if err = f.Sync(); err != nil {
+		return err
+	}
+	if err = f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// ReadState reads a file that WriteState wrote; a missing one is fs.ErrNotExist, a damaged one ErrState.
+func ReadState(path string) (State, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return State{}, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return State{}, err
+	}
+	s, err := decodeState(f, info.Size())
+	if err != nil {
+		return State{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return s, nil
+}
+
+func decodeState(r io.Reader, size int64) (State, error) {
+	h := sha256.New()
+	tee := io.TeeReader(r, h)
+	magic := make([]byte, len(stateMagic))
+	if _, err := io.ReadFull(tee, magic); err != nil || string(magic) != stateMagic {
+		return State{}, fmt.Errorf("%w: no training state (bad magic)", ErrState)
+	}
+	var head stateHeader
+	if err := binary.Read(tee, binary.LittleEndian, &head); err != nil {
+		return State{}, fmt.Errorf("%w: header: %w", ErrState, err)
+	}
+	want := int64(len(stateMagic)) + int64(unsafe.Sizeof(head)) + 12*int64(head.Size) + sha256.Size
+	if head.Size > maxState || head.Step > 1<<40 || head.Steps > 1<<40 || want != size {
+		return State{}, fmt.Errorf("%w: header says %d values, the file has %d bytes", ErrState, head.Size, size)
+	}
+	s := State{Job: head.Job, Step: int(head.Step), Values: make([]float32, head.Size),
+		Moments: optim.State{Steps: int(head.Steps), M: make([]float32, head.Size), V: make([]float32, head.Size)}}
+	for _, v := range [][]float32{s.Values, s.Moments.M, s.Moments.V} {
+		if err := binary.Read(tee, binary.LittleEndian, v); err != nil {
+			return State{}, fmt.Errorf("%w: values: %w", ErrState, err)
+		}
+	}
+	sum := make([]byte, sha256.Size)
+	if _, err := io.ReadFull(r, sum); err != nil || !bytes.Equal(sum, h.Sum(nil)) {
+		return State{}, fmt.Errorf("%w: checksum does not match", ErrState)
+	}
+	return s, nil
+}
