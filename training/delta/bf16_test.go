@@ -31,7 +31,7 @@ func TestCodesBijective(t *testing.T) {
 			t.Fatalf("0x%04x comes back as 0x%04x", b, back)
 		}
 	}
-	if accepted != 2*(256+17*128+128+1)-1-2*128 { // magnitudes: 0…255, then 128 in each octave from 2⁸ to 2²⁵, less what follows 2
+	if accepted != 2*(256+17*128+1)-1 { // magnitudes: 0 to 255, 128 in each octave from 2⁸ to 2²⁵, and 2²⁵
 		t.Errorf("%d codes accepted", accepted)
 	}
 	for _, u := range []int32{257, 513, 1<<25 + 1, MaxUnit + 1<<18, math.MaxInt32, math.MinInt32} {
