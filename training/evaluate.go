@@ -23,8 +23,22 @@ type Evaluator struct {
 }
 
 // Losses returns the mean loss of every sequence in nano-nats per token, rounded half to even. A sequence is Seq+1
-// tokens. A sequence without a finite loss makes the whole call fail with ErrNotFinite.
+// tokens; one that does not fit the model is an error. A sequence without a finite loss makes the whole call fail with
+// ErrNotFinite.
 func (e Evaluator) Losses(ctx context.Context, m *model.Model, sequences [][]int32) ([]int64, error) {
+	if e.Seq < 1 || e.Seq > m.Positions {
+		return nil, fmt.Errorf("sequences of %d tokens, the model has %d positions", e.Seq, m.Positions)
+	}
+	for _, s := range sequences {
+		if len(s) != e.Seq+1 {
+			return nil, fmt.Errorf("sequence of %d tokens, want %d", len(s), e.Seq+1)
+		}
+		for _, id := range s {
+			if id < 0 || int(id) >= m.Vocab {
+				return nil, fmt.Errorf("token %d in a sequence, the vocabulary has %d", id, m.Vocab)
+			}
+		}
+	}
 	out := make([]int64, len(sequences))
 	batches := (len(sequences) + evalBatch - 1) / evalBatch
 	workers := max(1, min(e.Workers, batches))
@@ -75,9 +89,6 @@ func (e Evaluator) batch(p *model.Pass, sequences [][]int32, out []int64) error 
 	n := len(sequences) * e.Seq
 	tokens, targets, losses := make([]int32, 0, n), make([]int32, 0, n), make([]float64, n)
 	for _, s := range sequences {
-		if len(s) != e.Seq+1 {
-			return fmt.Errorf("sequence of %d tokens, want %d", len(s), e.Seq+1)
-		}
 		tokens, targets = append(tokens, s[:e.Seq]...), append(targets, s[1:]...)
 	}
 	p.Loss(losses, tokens, targets)

@@ -75,6 +75,9 @@ func NewJob(m *model.Model, t *model.Trainable, o *optim.AdamW, p Plan, own, rep
 	if p.Seq > m.Positions {
 		return nil, fmt.Errorf("training plan: sequences of %d tokens, the model has %d positions", p.Seq, m.Positions)
 	}
+	if p.Replay > 0 && rep == nil {
+		return nil, fmt.Errorf("training plan: %d replay sequences of a batch, and no source of them", p.Replay)
+	}
 	n := p.Batch * p.Seq
 	return &Job{
 		plan: p, model: m, trainable: t, optimizer: o, own: own, rep: rep, pass: m.NewPass(p.Batch, p.Seq, t),

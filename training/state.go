@@ -44,6 +44,9 @@ const maxState = 1 << 32
 
 // WriteState replaces the file at path by the state. The file is always whole: it is written beside and renamed.
 func WriteState(path string, s State) (err error) {
+	if n := len(s.Values); len(s.Moments.M) != n || len(s.Moments.V) != n {
+		return fmt.Errorf("save training state: %w: %d values, %d and %d moments", ErrState, n, len(s.Moments.M), len(s.Moments.V))
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return fmt.Errorf("save training state: %w", err)

@@ -315,6 +315,7 @@ func TestContentsRefused(t *testing.T) {
 		"index given":    {change(func(c *Contents) { c.Documents[IndexName] = nil }), ErrContents, "generated"},
 		"unknown":        {change(func(c *Contents) { c.Documents["pytorch_model.bin"] = nil }), ErrContents, `"pytorch_model.bin"`},
 		"path":           {change(func(c *Contents) { c.Documents["../x"] = nil }), ErrContents, `"../x"`},
+		"long document":  {change(func(c *Contents) { c.Documents["LICENSE"] = make([]byte, MaxDocument+1) }), ErrContents, "LICENSE has 67108865"},
 		"no files":       {change(func(c *Contents) { c.Files = nil }), ErrContents, "no tensor file"},
 		"empty file":     {change(func(c *Contents) { c.Files[0].Tensors = nil }), ErrContents, "holds no tensor"},
 		"file path":      {change(func(c *Contents) { c.Files[0].Name = "../x.safetensors" }), ErrContents, `"../x.safetensors"`},
@@ -379,6 +380,9 @@ func TestExistingTarget(t *testing.T) {
 	refuse("one more byte", "another config.json", dir, other)
 	other.Documents["config.json"] = []byte("{}")
 	refuse("fewer bytes", "another config.json", dir, other)
+	other = sample()
+	other.Documents["protocol.cbor"] = nil
+	refuse("a beginning of it", "another protocol.cbor", dir, other)
 	other = sample()
 	other.Documents["README.md"] = nil
 	refuse("one more file", "does not hold README.md", dir, other)

@@ -5,7 +5,7 @@ import "strings"
 // The places of the tree, as directories below the module's root.
 var (
 	// roots put the parts together; they may import everything.
-	roots = []string{"cmd/bzd", "node", "node/devnet", "internal/arena"}
+	roots = []string{"cmd/bzd", "node", "node/devnet", "node/local", "internal/arena"}
 	// domains do not know each other. Within one, packages may import each other.
 	domains = []string{"p2p", "content", "training", "validation", "consensus"}
 	// others have a place but no freedom.

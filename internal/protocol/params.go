@@ -96,6 +96,7 @@ func DemoParams() Params {
 	p.ScoreSamples, p.MergeSamples, p.ExcludeCycles = 32, 16, 2
 	p.AlphaGrid = []Rational{{0, 1}, {1, 2}, {1, 1}}
 	p.ConfidenceMilli = 1000
+	p.CanaryToleranceNano = 10_000_000 // a weak bound on few samples would veto noise
 	return p
 }
 

@@ -157,15 +157,9 @@ func Decode(b []byte, want Expect) (*Delta, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(b) < frame {
-		return nil, fmt.Errorf("%w: %d bytes are no frame", ErrTruncated, len(b))
-	}
-	if string(b[:len(magic)]) != magic {
-		return nil, ErrMagic
-	}
-	length := uint64(binary.LittleEndian.Uint32(b[len(magic):]))
-	if limit := headerLimit(expected); length > limit {
-		return nil, fmt.Errorf("%w: it claims %d bytes, at most %d can be right", ErrHeader, length, limit)
+	length, err := headerLength(b, headerLimit(expected))
+	if err != nil {
+		return nil, err
 	}
 	b = b[frame:]
 	if uint64(len(b)) < length {
@@ -176,6 +170,21 @@ func Decode(b []byte, want Expect) (*Delta, error) {
 		return nil, fmt.Errorf("%w: %w", ErrHeader, err)
 	}
 	return decodePayload(header, b[length:], expected)
+}
+
+// headerLength reads the frame at the start of b.
+func headerLength(b []byte, limit uint64) (uint64, error) {
+	if len(b) < frame {
+		return 0, fmt.Errorf("%w: %d bytes are no frame", ErrTruncated, len(b))
+	}
+	if string(b[:len(magic)]) != magic {
+		return 0, ErrMagic
+	}
+	length := uint64(binary.LittleEndian.Uint32(b[len(magic):]))
+	if length > limit {
+		return 0, fmt.Errorf("%w: it claims %d bytes, at most %d can be right", ErrHeader, length, limit)
+	}
+	return length, nil
 }
 
 // headerLimit bounds the encoded header of any codec from what is expected: names, shapes and a little for each entry.

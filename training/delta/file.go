@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"github.com/blockzero-net/bzd/internal/protocol"
 )
 
 // ReadFile reads and decodes a delta file. A file larger than any delta of what is expected is not read.
@@ -32,6 +34,42 @@ func ReadFile(path string, want Expect) (*Delta, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return d, nil
+}
+
+// maxHeader bounds a header that is read without knowing what to expect.
+const maxHeader = 16 << 20
+
+// PeekFile reads the header of a delta file and nothing of its payload: it says what the delta claims to be. What it
+// claims is checked by [ReadFile].
+func PeekFile(path string) (protocol.DeltaHeader, error) {
+	fail := func(err error) (protocol.DeltaHeader, error) {
+		return protocol.DeltaHeader{}, fmt.Errorf("%s: %w", path, err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return protocol.DeltaHeader{}, err
+	}
+	defer f.Close()
+	start, err := io.ReadAll(io.LimitReader(f, int64(frame)))
+	if err != nil {
+		return fail(err)
+	}
+	length, err := headerLength(start, maxHeader)
+	if err != nil {
+		return fail(err)
+	}
+	raw, err := io.ReadAll(io.LimitReader(f, int64(length)))
+	if err != nil {
+		return fail(err)
+	}
+	if uint64(len(raw)) < length {
+		return fail(fmt.Errorf("%w: %d bytes of a header of %d", ErrTruncated, len(raw), length))
+	}
+	h, err := protocol.DecodeDeltaHeader(raw)
+	if err != nil {
+		return fail(fmt.Errorf("%w: %w", ErrHeader, err))
+	}
+	return h, nil
 }
 
 // WriteFile writes the delta so that path holds either what it held before or all of it, through a crash or a full disk.

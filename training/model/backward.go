@@ -68,12 +68,8 @@ func (m *Model) TrainAll() *Trainable {
 	t := &Trainable{m: m, layers: make([]trainLayer, m.Layers), whole: true, grads: map[string]backend.Buffer{}}
 	for _, s := range m.Specs() {
 		g := m.b.Alloc(s.Len())
-		w := m.weights[s.Name]
-		if m.Tied && s.Name == "model.embed_tokens.weight" {
-			w = m.head
-		}
 		t.grads[s.Name] = g
-		t.params = append(t.params, param{optim.Param{Name: s.Name, Value: m.tensors[s.Name], Grad: g}, w})
+		t.params = append(t.params, param{optim.Param{Name: s.Name, Value: m.tensors[s.Name], Grad: g}, m.weights[s.Name]})
 	}
 	for l := range t.layers {
 		t.layers[l].experts = make([]backend.ExpertGrad, m.Experts)

@@ -2,6 +2,7 @@ package model
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -51,8 +52,9 @@ type hfConfig struct {
 	RopeTheta     *float64        `json:"rope_theta"`
 	RopeScaling   json.RawMessage `json:"rope_scaling"`
 	RopeParams    *struct {
-		Type  string   `json:"rope_type"`
-		Theta *float64 `json:"rope_theta"`
+		Type    string   `json:"rope_type"`
+		OldType string   `json:"type"` // its name before rope_type
+		Theta   *float64 `json:"rope_theta"`
 	} `json:"rope_parameters"`
 	NormEps    *float64 `json:"rms_norm_eps"`
 	AuxCoef    *float64 `json:"router_aux_loss_coef"`
@@ -82,8 +84,11 @@ func ParseConfig(b []byte) (Config, error) {
 		}
 	}
 	if r := h.RopeParams; r != nil {
-		h.RopeTheta = r.Theta
-		refuse(r.Type != "" && r.Type != "default", "rope_parameters.rope_type %q, only default is supported", r.Type)
+		if r.Theta != nil {
+			h.RopeTheta = r.Theta
+		}
+		kind := cmp.Or(r.Type, r.OldType, "default")
+		refuse(kind != "default", "rope_parameters.rope_type %q, only default is supported", kind)
 	}
 	scaling := string(bytes.TrimSpace(h.RopeScaling))
 	refuse(scaling != "" && scaling != "null", "rope_scaling is not supported")
@@ -109,10 +114,10 @@ func ParseConfig(b []byte) (Config, error) {
 			*f.dst = *f.src
 		}
 	}
-	if c.KVHeads == 0 {
+	if h.KVHeads == nil {
 		c.KVHeads = c.Heads
 	}
-	if c.HeadDim == 0 && c.Heads > 0 {
+	if h.HeadDim == nil && c.Heads > 0 {
 		c.HeadDim = c.Dim / c.Heads
 	}
 	return c, errors.Join(append(faults, c.Validate())...)
@@ -147,8 +152,8 @@ func (c Config) Validate() error {
 	if !(c.RopeTheta >= 1 && c.RopeTheta <= 1e9) {
 		bad("rope_theta is %v, must be 1 to 1e9", c.RopeTheta)
 	}
-	if !(c.NormEps > 0 && c.NormEps < 0.1) {
-		bad("rms_norm_eps is %v, must be above 0 and below 0.1", c.NormEps)
+	if !(float32(c.NormEps) > 0 && c.NormEps < 0.1) {
+		bad("rms_norm_eps is %v, must be above 0 as a float32 and below 0.1", c.NormEps)
 	}
 	if math.IsNaN(c.AuxCoef) || c.AuxCoef < 0 || c.AuxCoef > 1 {
 		bad("router_aux_loss_coef is %v, must be 0 to 1", c.AuxCoef)

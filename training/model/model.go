@@ -21,7 +21,7 @@ type Model struct {
 	Config
 	b       backend.Backend
 	tensors map[string]backend.Buffer
-	weights map[string]backend.Weight // the matrices among them
+	weights map[string]backend.Weight // those among them that multiply; the embedding only if it is tied
 	layers  []layer
 	embed   backend.Buffer
 	norm    backend.Buffer
@@ -56,7 +56,7 @@ func New(b backend.Backend, c Config, src Source) (*Model, error) {
 		buf := b.Alloc(len(v))
 		b.Write(buf, v)
 		m.tensors[s.Name] = buf
-		if len(s.Shape) == 2 && s.Name != "model.embed_tokens.weight" {
+		if len(s.Shape) == 2 && (c.Tied || s.Name != "model.embed_tokens.weight") {
 			m.weights[s.Name] = b.Prepare(buf, s.Shape[0], s.Shape[1])
 		}
 	}
@@ -69,10 +69,9 @@ func New(b backend.Backend, c Config, src Source) (*Model, error) {
 func (m *Model) assemble() {
 	c := m.Config
 	m.embed, m.norm = m.tensors["model.embed_tokens.weight"], m.tensors["model.norm.weight"]
+	m.head = m.weights["lm_head.weight"]
 	if c.Tied {
-		m.head = m.b.Prepare(m.embed, c.Vocab, c.Dim)
-	} else {
-		m.head = m.weights["lm_head.weight"]
+		m.head = m.weights["model.embed_tokens.weight"]
 	}
 	for l := range c.Layers {
 		p := fmt.Sprintf("model.layers.%d.", l)
@@ -89,7 +88,6 @@ func (m *Model) assemble() {
 		m.layers = append(m.layers, y)
 	}
 }
-
 
 func finite(v []float32) error {
 	for i, x := range v {
@@ -165,8 +163,5 @@ func (m *Model) Write(name string, v []float32) {
 	m.b.Write(m.tensors[name], v)
 	if w := m.weights[name]; w != nil {
 		w.Refresh()
-	}
-	if name == "model.embed_tokens.weight" && m.Tied {
-		m.head.Refresh()
 	}
 }

@@ -35,7 +35,7 @@ func (c Config) Validate() error {
 	}
 	check(c.Beta1 >= 0 && c.Beta1 < 1, "Beta1", c.Beta1, "at least 0 and below 1")
 	check(c.Beta2 > 0 && c.Beta2 < 1, "Beta2", c.Beta2, "between 0 and 1")
-	check(c.Eps > 0, "Eps", c.Eps, "above 0, it keeps the step finite")
+	check(float32(c.Eps) > 0, "Eps", c.Eps, "above 0 as a float32, it keeps the step finite")
 	check(c.Decay >= 0 && c.Decay < 1, "Decay", c.Decay, "at least 0 and below 1")
 	check(c.Clip >= 0, "Clip", c.Clip, "at least 0")
 	return errors.Join(faults...)
@@ -114,8 +114,11 @@ func (o *AdamW) Restore(s State) error {
 	split(o.b, o.v, s.V)
 	o.steps, o.power1, o.power2 = s.Steps, 1, 1
 	for range s.Steps {
-		o.power1 *= o.Beta1
-		o.power2 *= o.Beta2
+		next1, next2 := o.power1*o.Beta1, o.power2*o.Beta2
+		if next1 == o.power1 && next2 == o.power2 {
+			break // at rest, so a count read from a file cannot keep this loop busy
+		}
+		o.power1, o.power2 = next1, next2
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package safetensors
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"os"
@@ -97,6 +98,16 @@ func TestHostile(t *testing.T) {
 				t.Errorf("%s: message %q", name, msg)
 			}
 		}
+	}
+}
+
+// TestHeaderCap: a large file does not make a large header acceptable.
+func TestHeaderCap(t *testing.T) {
+	prefix := binary.LittleEndian.AppendUint64(nil, MaxHeader+1)
+	_, err := New("f", bytes.NewReader(prefix), 1<<40)
+	var e *FormatError
+	if !errors.As(err, &e) || e.Field != "header length" {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -1,0 +1,71 @@
+# make demo and make test are all that a newcomer needs. Everything below works with Go and make alone, but for
+# `make interop`, which also needs Python.
+
+GO      ?= go
+BZD      = bin/bzd
+PYTHON  ?= python3
+export CGO_ENABLED = 0
+
+.PHONY: all build demo test race lint fuzz generate genesis genesis-verify bench bench-learning interop nightly clean
+
+all: build
+
+build:
+	$(GO) build -trimpath -o $(BZD) ./cmd/bzd
+
+# The network's whole job for three cycles on this machine.
+demo: build
+	$(BZD) rehearse --cycles 3 --miners 2
+
+test:
+	$(GO) test ./...
+
+# The race detector needs cgo.
+race:
+	CGO_ENABLED=1 $(GO) test -race -short ./training/... ./validation/... ./content/... ./node/...
+
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
+lint:
+	@bad=$$(gofmt -l .); if [ -n "$$bad" ]; then echo "not gofmt-ed: $$bad"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+# Runs every fuzz target for FUZZTIME.
+FUZZTIME ?= 10s
+fuzz:
+	@set -e; for p in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+			echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$p; \
+		done; done
+
+# Assembly of the kernels.
+generate:
+	$(GO) generate ./...
+
+# Trains the embedded base model anew. A changed base is another genesis.
+genesis: build
+	$(BZD) genesis train
+
+# Trains the base again and compares it with the embedded one, bit for bit.
+genesis-verify: build
+	$(BZD) genesis verify
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchtime 1s ./training/cpu ./training/model
+
+# Twenty cycles, one miner per group: the curves of the fixed probe, as a table and as bench/learning.svg.
+bench-learning: build
+	$(BZD) rehearse --cycles 20 --miners 1 --plot bench/learning.svg
+
+# Loads a checkpoint in transformers and compares it with bzd. VENV must have torch and transformers; it is made if
+# missing (needs a package registry).
+VENV ?= out/venv
+interop: build
+	bench/interop.sh $(BZD) $(VENV) $(PYTHON)
+
+nightly: test race lint genesis-verify interop
+	$(MAKE) fuzz FUZZTIME=2m
+	$(MAKE) bench-learning
+
+clean:
+	rm -rf bin out

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"unicode/utf8"
+
+	"github.com/blockzero-net/bzd/node/local"
+	"github.com/blockzero-net/bzd/training/tokenizer"
+)
+
+func sample(ctx context.Context, env environment, args []string) error {
+	c := newFlags(env, "sample", `Usage: bzd sample --prompt TEXT [--checkpoint DIR] [flags]
+
+Continues a prompt, the most probable token at a time, or at random with --temperature.`).compute()
+	from := c.set.String("checkpoint", "", "checkpoint directory; empty means the genesis of the network in $BZD_DIR or the user's cache")
+	prompt := c.set.String("prompt", "", "text to continue")
+	n := c.set.Int("n", 200, "tokens to add")
+	temperature := c.set.Float64("temperature", 0, "0 takes the most probable token; higher is more random")
+	seed := c.set.Uint64("seed", 1, "seed of the random choice")
+	if err := c.parse(args, false); err != nil {
+		return err
+	}
+	if err := c.require("prompt"); err != nil {
+		return err
+	}
+	if *n < 1 || *temperature < 0 {
+		return usageError("--n %d --temperature %v", *n, *temperature)
+	}
+	b, err := c.backend(c.workers())
+	if err != nil {
+		return err
+	}
+	if *from == "" {
+		dir, err := c.networkDir()
+		if err != nil {
+			return err
+		}
+		*from = filepath.Join(dir, genesisDir)
+	}
+	p, err := local.LoadPhi(b, *from)
+	if err != nil {
+		return err
+	}
+	fmt.Fprint(env.out, *prompt)
+	var held []byte // bytes of a character that is not whole yet
+	err = p.Model.Generate(ctx, tokenizer.Encode([]byte(*prompt)), *n, *temperature, *seed, func(id int32) error {
+		text, err := tokenizer.Decode([]int32{id})
+		if err != nil {
+			return err
+		}
+		if held = append(held, text...); !utf8.FullRune(held) {
+			return nil
+		}
+		_, err = env.out.Write(held)
+		held = held[:0]
+		return err
+	})
+	fmt.Fprintln(env.out)
+	return err
+}

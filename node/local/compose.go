@@ -1,0 +1,168 @@
+package local
+
+import (
+	"fmt"
+	"sort"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/blockzero-net/bzd/content/checkpoint"
+	"github.com/blockzero-net/bzd/internal/protocol"
+	"github.com/blockzero-net/bzd/training/backend"
+	"github.com/blockzero-net/bzd/training/data"
+	"github.com/blockzero-net/bzd/training/model"
+	"github.com/blockzero-net/bzd/training/tokenizer"
+)
+
+// Files of a checkpoint that are not shards of the hub.
+const (
+	stateFile  = "protocol.cbor"
+	routerFile = "router.safetensors"
+)
+
+func expertsFile(group string) string { return "experts-" + group + ".safetensors" }
+
+// GenesisOptions say what network to found.
+type GenesisOptions struct {
+	Name   string
+	Canary string // the domain that belongs to no group
+	Params protocol.Params
+	Plan   PlanOptions
+}
+
+// DefaultGenesis is the demo's.
+func DefaultGenesis() GenesisOptions {
+	return GenesisOptions{Name: "demo", Canary: data.Prose, Params: protocol.DemoParams(), Plan: DefaultPlan()}
+}
+
+// domainTolerance is how far a merge may raise a domain's mean loss before its lower bound vetoes, in nano-nats.
+const domainTolerance = 10_000_000
+
+// Compose founds a network: it admits every dataset but the canary to the base as a group of its own and writes the
+// checkpoint Φ(0) to dir. The datasets' order does not matter.
+func Compose(b backend.Backend, base *model.Model, sets []*data.Dataset, dir string, o GenesisOptions) (protocol.Genesis, []Admission, error) {
+	sets = append([]*data.Dataset(nil), sets...)
+	sort.Slice(sets, func(i, j int) bool { return sets[i].Name() < sets[j].Name() })
+	admitted, err := Plan(base, sets, o.Canary, o.Plan)
+	if err != nil {
+		return protocol.Genesis{}, nil, err
+	}
+	g := protocol.Genesis{Version: protocol.Version, Name: o.Name, Canary: o.Canary, Params: o.Params}
+	count := uint32(len(sets) - 1)
+	for _, d := range sets {
+		link, err := protocol.NewLink(d.CID())
+		if err != nil {
+			return protocol.Genesis{}, nil, err
+		}
+		dom := protocol.Domain{Name: d.Name(), Dataset: link, HeldOutPermille: uint32(d.HeldOutPermille()), ToleranceNano: domainTolerance}
+		if d.Name() == o.Canary {
+			dom.ToleranceNano = o.Params.CanaryToleranceNano
+		}
+		g.Domains = append(g.Domains, dom)
+		if d.Name() == o.Canary {
+			continue
+		}
+		grp := protocol.Group{Name: d.Name(), Domain: d.Name(), Share: protocol.ShareTotal / count}
+		if len(g.Groups) == 0 {
+			grp.Share += protocol.ShareTotal % count
+		}
+		for _, a := range admitted {
+			if a.Domain == d.Name() {
+				for _, e := range a.To {
+					grp.Experts = append(grp.Experts, protocol.ExpertRef{Layer: uint32(a.Layer), Index: uint32(e)})
+				}
+			}
+		}
+		g.Groups = append(g.Groups, grp)
+	}
+	m, err := admit(b, base, admitted, int(count)*o.Plan.Copies)
+	if err != nil {
+		return protocol.Genesis{}, nil, err
+	}
+	state := protocol.ProtocolState{Version: protocol.Version, Groups: g.Groups}
+	root, err := writeCheckpoint(dir, m, state)
+	if err != nil {
+		return protocol.Genesis{}, nil, err
+	}
+	if g.Checkpoint, err = protocol.NewLink(root); err != nil {
+		return protocol.Genesis{}, nil, err
+	}
+	return g, admitted, g.Validate()
+}
+
+// admit returns the base with the admitted experts appended.
+func admit(b backend.Backend, base *model.Model, admitted []Admission, more int) (*model.Model, error) {
+	c := base.Config
+	c.Experts += more
+	from := map[string]string{} // tensor of the new model → tensor of the base it copies
+	rows := map[string]map[int][]float32{}
+	for _, a := range admitted {
+		name := model.RouterName(a.Layer)
+		if rows[name] == nil {
+			rows[name] = map[int][]float32{}
+		}
+		for i, to := range a.To {
+			rows[name][to] = a.Rows[i]
+			for _, p := range []string{"gate", "up", "down"} {
+				from[model.ExpertName(a.Layer, to, p)] = model.ExpertName(a.Layer, a.From[i], p)
+			}
+		}
+	}
+	return model.New(b, c, func(s model.Spec, dst []float32) error {
+		name := s.Name
+		if f, ok := from[name]; ok {
+			name = f
+		}
+		copy(dst, base.Read(name)) // a router has fewer rows in the base
+		for r, v := range rows[s.Name] {
+			copy(dst[r*c.Dim:], v)
+		}
+		return nil
+	})
+}
+
+// writeCheckpoint writes m to dir: routers and the groups' experts in F32, everything else, the hub, in BF16. What has
+// not changed gets the bytes, and so the CID, it had.
+func writeCheckpoint(dir string, m *model.Model, state protocol.ProtocolState) (cid.Cid, error) {
+	encoded, err := protocol.Encode(state)
+	if err != nil {
+		return cid.Undef, err
+	}
+	c := checkpoint.Contents{Documents: map[string][]byte{checkpoint.ConfigName: m.JSON(), stateFile: encoded}}
+	for name, b := range tokenizer.Files() {
+		c.Documents[name] = b
+	}
+	groupOf := map[string]string{}
+	for _, g := range state.Groups {
+		for _, e := range g.Experts {
+			for _, p := range []string{"gate", "up", "down"} {
+				groupOf[model.ExpertName(int(e.Layer), int(e.Index), p)] = g.Name
+			}
+		}
+	}
+	routers := map[string]bool{}
+	for l := range m.Layers {
+		routers[model.RouterName(l)] = true
+	}
+	var hub, router []checkpoint.Tensor
+	groups := map[string][]checkpoint.Tensor{}
+	for _, s := range m.Specs() {
+		switch g, own := groupOf[s.Name]; {
+		case own:
+			groups[g] = append(groups[g], tensorOf(s, checkpoint.F32, m.Read(s.Name)))
+		case routers[s.Name]:
+			router = append(router, tensorOf(s, checkpoint.F32, m.Read(s.Name)))
+		default:
+			hub = append(hub, tensorOf(s, checkpoint.BF16, m.Read(s.Name)))
+		}
+	}
+	c.Files = append(checkpoint.Shards("hub", 0, hub), checkpoint.File{Name: routerFile, Tensors: router})
+	for _, g := range state.Groups {
+		c.Files = append(c.Files, checkpoint.File{Name: expertsFile(g.Name), Tensors: groups[g.Name]})
+	}
+	root, err := checkpoint.Write(dir, c)
+	if err != nil {
+		return cid.Undef, fmt.Errorf("write checkpoint: %w", err)
+	}
+	return root, nil
+}

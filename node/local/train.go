@@ -1,0 +1,154 @@
+package local
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+
+	"github.com/blockzero-net/bzd/internal/protocol"
+	"github.com/blockzero-net/bzd/training"
+	"github.com/blockzero-net/bzd/training/delta"
+	"github.com/blockzero-net/bzd/training/model"
+	"github.com/blockzero-net/bzd/training/optim"
+)
+
+// TrainOptions say how a miner trains in a cycle. See docs/genesis.md for the measurements behind the defaults.
+type TrainOptions struct {
+	Group        string
+	Seed         string  // the miner's own: what it draws from the train pools
+	Cycle        uint64  // later cycles go on where earlier ones stopped in the text
+	Tokens       int64   // per cycle, replay included
+	Batch        int     // sequences per step
+	Replay       int     // of them general text
+	LearningRate float64 // peak; falls to zero within the cycle
+	Warmup       int     // steps
+
+	Moments   *optim.State `json:"-"` // of the optimizer after the last cycle; nil starts fresh
+	StatePath string       `json:"-"` // where an interrupted run is saved and found again
+}
+
+// DefaultTrain is what a miner does unless told otherwise.
+func DefaultTrain(group, seed string, cycle uint64) TrainOptions {
+	return TrainOptions{Group: group, Seed: seed, Cycle: cycle, Tokens: 4096, Batch: 2, Replay: 1, LearningRate: 2e-3, Warmup: 1}
+}
+
+// Train trains one group from p and returns the update as a delta, with the optimizer's moments for the next cycle. Only
+// the group's experts and router rows move.
+func Train(ctx context.Context, n *Network, p *Phi, o TrainOptions, report func(training.Progress)) (*delta.Delta, optim.State, error) {
+	fail := func(err error) (*delta.Delta, optim.State, error) { return nil, optim.State{}, err }
+	g, err := group(p.State, o.Group)
+	if err != nil {
+		return fail(err)
+	}
+	layout := p.layout(g)
+	changed := map[string][]float32{} // tensors of our own, the rest is shared with p
+	for _, t := range layout {
+		changed[t.CheckpointName()] = p.Model.Read(t.CheckpointName())
+	}
+	m, err := p.Model.Overlay(changed)
+	if err != nil {
+		return fail(err)
+	}
+	var refs []model.ExpertRef
+	for _, e := range g.Experts {
+		refs = append(refs, model.ExpertRef{Layer: int(e.Layer), Index: int(e.Index)})
+	}
+	trainable, err := m.TrainGroup(refs)
+	if err != nil {
+		return fail(err)
+	}
+	opt, err := optim.New(m.Backend(), optim.Defaults(), trainable.Params())
+	if err != nil {
+		return fail(err)
+	}
+	if o.Moments != nil {
+		if err := opt.Restore(*o.Moments); err != nil {
+			return fail(err)
+		}
+	}
+	job, err := newJob(n, m, trainable, opt, g, o)
+	if err != nil {
+		return fail(err)
+	}
+	id, err := jobID(n, p, o)
+	if err != nil {
+		return fail(err)
+	}
+	if report == nil {
+		report = func(training.Progress) {}
+	}
+	if err := runSaved(ctx, job, id, o.StatePath, report); err != nil {
+		return fail(err)
+	}
+	units := make([][]int32, len(layout))
+	for i, t := range layout {
+		before, after := read(p.Model, t), read(m, t)
+		for j := range after {
+			after[j] -= before[j]
+		}
+		units[i] = make([]int32, len(after))
+		if err := delta.Quantize(units[i], after); err != nil {
+			return fail(fmt.Errorf("%s: %w", t.Name, err))
+		}
+	}
+	d, err := delta.New(delta.Expect{Base: p.Link, Group: g.Name, Tensors: layout}, units)
+	return d, opt.State(), err
+}
+
+func newJob(n *Network, m *model.Model, t *model.Trainable, opt *optim.AdamW, g protocol.Group, o TrainOptions) (*training.Job, error) {
+	seq := n.window() - 1
+	own, err := n.dataset(g.Domain)
+	if err != nil {
+		return nil, err
+	}
+	src, err := newSource(own, seedOf("order", o.Seed, g.Name), seq)
+	if err != nil {
+		return nil, err
+	}
+	plan := training.Plan{Batch: o.Batch, Replay: o.Replay, Seq: seq, Schedule: optim.Schedule{Peak: o.LearningRate, Warmup: o.Warmup}}
+	if o.Batch > 0 {
+		plan.Steps = int(o.Tokens / int64(o.Batch*seq))
+	}
+	plan.First = int64(o.Cycle) * int64(plan.Steps) * int64(o.Batch-o.Replay)
+	plan.FirstRep = int64(o.Cycle) * int64(plan.Steps) * int64(o.Replay)
+	if plan.Steps == 0 {
+		return nil, fmt.Errorf("%d tokens are less than one step of %d sequences of %d", o.Tokens, o.Batch, seq)
+	}
+	var rep training.Source
+	if o.Replay > 0 {
+		general, err := n.dataset(n.Genesis.Canary)
+		if err != nil {
+			return nil, err
+		}
+		if rep, err = newSource(general, seedOf("replay", o.Seed, g.Name), seq); err != nil {
+			return nil, err
+		}
+	}
+	return training.NewJob(m, t, opt, plan, src, rep)
+}
+
+// jobID names a run by everything that its result depends on.
+func jobID(n *Network, p *Phi, o TrainOptions) ([32]byte, error) {
+	genesis, err := protocol.Encode(n.Genesis)
+	if err != nil {
+		return [32]byte{}, err
+	}
+	options, err := json.Marshal(o)
+	if err != nil {
+		return [32]byte{}, err
+	}
+	h := sha256.New()
+	h.Write(genesis)
+	h.Write(p.Link.Cid().Bytes())
+	h.Write(options)
+	if o.Moments != nil {
+		for _, v := range []any{int64(o.Moments.Steps), o.Moments.M, o.Moments.V} {
+			if err := binary.Write(h, binary.LittleEndian, v); err != nil {
+				return [32]byte{}, err
+			}
+		}
+	}
+	return [32]byte(h.Sum(nil)), nil
+}

@@ -1,0 +1,138 @@
+package cpu
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+)
+
+// kernelCase calls one kernel: v are five slices of one length that it may change, s scalars. It returns a reduction's
+// result, or zero.
+type kernelCase struct {
+	name string
+	call func(k kernels, v [5][]float32, s [2]float32) float32
+}
+
+func kernelCases() []kernelCase {
+	return []kernelCase{
+		{"dot", func(k kernels, v [5][]float32, _ [2]float32) float32 { return k.dot(v[0], v[1]) }},
+		{"dot3", func(k kernels, v [5][]float32, _ [2]float32) float32 { return k.dot3(v[0], v[1], v[2]) }},
+		{"maximum", func(k kernels, v [5][]float32, _ [2]float32) float32 { return k.maximum(v[0]) }},
+		{"expSum", func(k kernels, v [5][]float32, s [2]float32) float32 { return k.expSum(v[0], v[1], s[0], s[1]) }},
+		{"expSum in place", func(k kernels, v [5][]float32, s [2]float32) float32 { return k.expSum(v[0], v[0], s[0], s[1]) }},
+		{"scale", func(k kernels, v [5][]float32, s [2]float32) float32 { k.scale(v[0], v[1], s[0]); return 0 }},
+		{"add", func(k kernels, v [5][]float32, _ [2]float32) float32 { k.add(v[0], v[1]); return 0 }},
+		{"axpy", func(k kernels, v [5][]float32, s [2]float32) float32 { k.axpy(v[0], v[1], s[0]); return 0 }},
+		{"mulScale", func(k kernels, v [5][]float32, s [2]float32) float32 { k.mulScale(v[0], v[1], v[2], s[0]); return 0 }},
+		{"axpyScale", func(k kernels, v [5][]float32, s [2]float32) float32 { k.axpyScale(v[0], v[1], v[2], s[0]); return 0 }},
+		{"normGrad", func(k kernels, v [5][]float32, s [2]float32) float32 {
+			k.normGrad(v[0], v[1], v[2], v[3], s[0], s[1])
+			return 0
+		}},
+		{"softmaxGrad", func(k kernels, v [5][]float32, s [2]float32) float32 {
+			k.softmaxGrad(v[0], v[1], v[2], s[0], s[1])
+			return 0
+		}},
+		{"softmaxGrad in place", func(k kernels, v [5][]float32, s [2]float32) float32 {
+			k.softmaxGrad(v[0], v[1], v[0], s[0], s[1])
+			return 0
+		}},
+		{"rope", func(k kernels, v [5][]float32, _ [2]float32) float32 { k.rope(v[0], v[1], v[2], v[3]); return 0 }},
+		{"siluMul", func(k kernels, v [5][]float32, _ [2]float32) float32 { k.siluMul(v[0], v[1], v[2]); return 0 }},
+		{"siluMulGrad", func(k kernels, v [5][]float32, _ [2]float32) float32 {
+			k.siluMulGrad(v[0], v[1], v[2], v[3], v[4])
+			return 0
+		}},
+		{"siluMulGrad in place", func(k kernels, v [5][]float32, _ [2]float32) float32 {
+			k.siluMulGrad(v[0], v[1], v[0], v[3], v[4])
+			return 0
+		}},
+		{"adamw", func(k kernels, v [5][]float32, s [2]float32) float32 {
+			k.adamw(v[0], v[1], v[2], v[3], adamw{Clip: s[0], Beta1: 0.9, One1: 0.1, Beta2: 0.95, One2: 0.05, Step: 0.01, Root: 1.5, Eps: 1e-8, Decay: s[1]})
+			return 0
+		}},
+	}
+}
+
+// draws are the ways to fill slices: ordinary values, every finite float32, the special values, and a few of those among
+// ordinary ones.
+var draws = map[string]func(r *rand.Rand) float32{
+	"ordinary": func(r *rand.Rand) float32 { return float32(r.NormFloat64()) },
+	"large":    func(r *rand.Rand) float32 { return float32(r.NormFloat64() * 100) },
+	"finite":   finite,
+	"special":  func(r *rand.Rand) float32 { return specials[r.IntN(len(specials))] },
+	"mixed": func(r *rand.Rand) float32 {
+		if r.IntN(40) == 0 {
+			return specials[r.IntN(len(specials))]
+		}
+		return float32(r.NormFloat64())
+	},
+}
+
+// TestKernels compares every vector kernel with the plain Go one, bit by bit, beyond the slices too.
+func TestKernels(t *testing.T) {
+	lengths := []int{1000, 1008}
+	for n := range 50 {
+		lengths = append(lengths, n)
+	}
+	reference := scalarKernels()
+	for _, isa := range native() {
+		k := nativeKernels(isa)
+		for _, c := range kernelCases() {
+			for draw, value := range draws {
+				t.Run(fmt.Sprintf("%s/%s/%s", isa, c.name, draw), func(t *testing.T) {
+					r := rand.New(rand.NewPCG(1, 1))
+					for _, n := range lengths {
+						compareKernel(t, reference, k, c, n, func() float32 { return value(r) })
+					}
+				})
+			}
+		}
+	}
+}
+
+func compareKernel(t *testing.T, reference, k kernels, c kernelCase, n int, value func() float32) {
+	t.Helper()
+	const guard = 20
+	var whole, want, got [5][]float32
+	for i := range whole {
+		whole[i] = make([]float32, n+2*guard)
+		for j := range whole[i] {
+			whole[i][j] = value()
+		}
+	}
+	s := [2]float32{value(), value()}
+	run := func(k kernels, all *[5][]float32) float32 {
+		var v [5][]float32
+		for i := range whole {
+			all[i] = append([]float32(nil), whole[i]...)
+			v[i] = all[i][guard : guard+n : guard+n]
+		}
+		return c.call(k, v, s)
+	}
+	if w, g := run(reference, &want), run(k, &got); !same(w, g) {
+		t.Fatalf("%d values: result %v, plain Go %v", n, g, w)
+	}
+	for i := range want {
+		for j := range want[i] {
+			if !same(want[i][j], got[i][j]) {
+				t.Fatalf("%d values: slice %d value %d is %v, plain Go %v", n, i, j-guard, got[i][j], want[i][j])
+			}
+		}
+	}
+}
+
+func TestISA(t *testing.T) {
+	have := Available()
+	if len(have) == 0 || have[len(have)-1] != Scalar {
+		t.Errorf("Available is %v, must end with %s", have, Scalar)
+	}
+	if _, err := New(Options{ISA: "neon9"}); !errors.Is(err, ErrISA) {
+		t.Errorf("unknown instruction set: %v", err)
+	}
+	b, err := New(Options{})
+	if err != nil || b.isa != have[0] || b.threads < 1 {
+		t.Errorf("defaults: %v, %v", b, err)
+	}
+}
