@@ -62,7 +62,7 @@ func Draw(p Pool, domain string, cycle uint64, beacons []Beacon, q Quota, probe 
 		return nil, nil, fmt.Errorf("held-out pool of %s is too small: %d of %d candidates of cycle %d were not used in the %d cycles before, %d are needed",
 			domain, len(fresh), len(all), cycle, len(beacons)-1, n)
 	}
-	return fresh[:q.Score], fresh[q.Score:], nil
+	return fresh[:q.Score:q.Score], fresh[q.Score:], nil
 }
 
 // seed is SHA-256("bzd/draw/1" ‖ beacon ‖ cycle as 8 bytes little endian ‖ domain).

@@ -65,9 +65,10 @@ func MeasureStep(ctx context.Context, alpha int, domain string, stepped Losses, 
 	if err != nil {
 		return protocol.MergeRow{}, err
 	}
-	gain, stderr, n, err := Gain(s)
+	s.Before, s.After = s.After, s.Before // a change is a gain the other way round; −gain could overflow
+	change, stderr, n, err := Gain(s)
 	if err != nil {
 		return protocol.MergeRow{}, err
 	}
-	return protocol.MergeRow{Alpha: uint32(alpha), Domain: domain, Change: -gain, StdErr: stderr, N: uint32(n)}, nil
+	return protocol.MergeRow{Alpha: uint32(alpha), Domain: domain, Change: change, StdErr: stderr, N: uint32(n)}, nil
 }

@@ -126,7 +126,8 @@ type Mixture interface {
 	// Mixture routes x by logits [rows, Experts] and sets y to the weighted sum of its experts' outputs.
 	Mixture(y, x, logits Buffer, experts []Expert, m Mix)
 	// MixtureGrad sets dlogits, adds the input gradient to dx unless dx is nil, and adds the weight gradients of the
-	// experts that have buffers. balance is the coefficient of the load-balance loss Experts·Σ_e load_e·mean prob_e.
+	// experts that have buffers. balance is the coefficient of the load-balance loss Experts·Σ_e load_e·mean prob_e, where
+	// load_e is the slots of e per token, taken as constant. It uses up what m kept: one backward pass per forward pass.
 	MixtureGrad(dx, dlogits, dy Buffer, experts []Expert, grads []ExpertGrad, m Mix, balance float32)
 }
 

@@ -12,6 +12,9 @@ import (
 func TestConformance(t *testing.T) {
 	for _, isa := range cpu.Available() {
 		for _, threads := range []int{1, 3} {
+			if testing.Short() && threads == 1 {
+				continue
+			}
 			t.Run(fmt.Sprintf("%s×%d", isa, threads), func(t *testing.T) {
 				b, err := cpu.New(cpu.Options{ISA: isa, Threads: threads})
 				if err != nil {

@@ -26,7 +26,7 @@ type Backend struct {
 	threads int
 
 	mu   sync.Mutex
-	free [][]float32 // scratch, largest reused first
+	free [][]float32 // scratch that nobody holds; the first large enough is reused
 }
 
 var _ backend.Backend = (*Backend)(nil)

@@ -65,7 +65,7 @@ func TestProduct(t *testing.T) {
 	r := rand.New(rand.NewPCG(2, 2))
 	type shape struct{ m, n, k int }
 	shapes := []shape{{1, 1, 1}, {14, 32, 256}, {15, 33, 257}, {29, 31, 513}, {100, 40, 20}, {13, 16, 768}}
-	count := 25
+	count := 15
 	if testing.Short() {
 		count = 5
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/blockzero-net/bzd/training/cpu"
 	"github.com/blockzero-net/bzd/training/model"
+	"github.com/blockzero-net/bzd/training/optim"
 )
 
 // demo is the shape of the demo model after its domains were admitted.
@@ -47,6 +48,20 @@ func tokens(n int) (in, out []int32) {
 	return ids[:n], ids[1:]
 }
 
+// step times whole training steps: forward, backward, clipping, AdamW.
+func step(b *testing.B, m *model.Model, t *model.Trainable, p *model.Pass, losses []float64, in, out []int32) {
+	o, err := optim.New(m.Backend(), optim.Defaults(), t.Params())
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		t.Zero()
+		p.Step(losses, in, out, 1/float32(len(in)), 0)
+		o.Step(1e-6)
+		t.Refresh()
+	}
+}
+
 func BenchmarkDemoModel(b *testing.B) {
 	for _, isa := range cpu.Available()[:len(cpu.Available())-1] {
 		for _, n := range []int{4, 8} {
@@ -72,22 +87,12 @@ func BenchmarkDemoModel(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				p := m.NewPass(n, 128, t)
-				for b.Loop() {
-					t.Zero()
-					p.Step(losses, in, out, 1/float32(len(in)), 0)
-					t.Refresh()
-				}
+				step(b, m, t, m.NewPass(n, 128, t), losses, in, out)
 				rate(b)
 			})
 			b.Run(fmt.Sprintf("%s/train-all/%dx128", isa, n), func(b *testing.B) {
 				t := m.TrainAll()
-				p := m.NewPass(n, 128, t)
-				for b.Loop() {
-					t.Zero()
-					p.Step(losses, in, out, 1/float32(len(in)), 0)
-					t.Refresh()
-				}
+				step(b, m, t, m.NewPass(n, 128, t), losses, in, out)
 				rate(b)
 			})
 		}

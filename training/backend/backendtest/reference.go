@@ -13,9 +13,12 @@ func refLinear(x, w []float64, out, in int) []float64 {
 	y := make([]float64, rows*out)
 	for r := range rows {
 		for o := range out {
-			for i := range in {
-				y[r*out+o] += x[r*in+i] * w[o*in+i]
+			var sum float64
+			a, b := x[r*in:][:in], w[o*in:][:in]
+			for i, v := range a {
+				sum += v * b[i]
 			}
+			y[r*out+o] = sum
 		}
 	}
 	return y
@@ -206,7 +209,7 @@ type variable struct {
 // coordinates, and the derivative along random directions, which no wrong coordinate escapes.
 func (l *lab) gradients(name string, f func() float64, vars ...variable) {
 	l.Helper()
-	const step, every, some = 1e-4, 48, 5
+	const step, every, some = 1e-4, 48, 3
 	for _, v := range vars {
 		if len(v.got) != len(v.x) {
 			l.Fatalf("%s: gradient of %s has %d values, want %d", name, v.name, len(v.got), len(v.x))

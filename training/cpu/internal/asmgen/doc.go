@@ -4,6 +4,6 @@
 // logical vector is one ZMM register, for AVX2 it is a pair of YMM registers. The operations, and so the bits, are the
 // same; see docs/spec/exact.md. The matrix kernels share one description parameterised by rows and columns.
 //
-// Run it through `go generate ./training/cpu`; a test in package cpu refuses a checked-in file that differs from what
-// this program writes.
+// Run it through `go generate ./training/cpu`; a test here refuses a checked-in file that differs from what this program
+// writes.
 package main

@@ -2,7 +2,7 @@ package main
 
 import "fmt"
 
-// rows gives the largest register tile: rows by 16-column vectors.
+// tile gives the largest register tile: rows by 16-column vectors.
 func (w isa) tile() (rows, vectors int) {
 	if w == avx512 {
 		return 14, 2
@@ -29,7 +29,7 @@ func (g *gen) gemmAll() {
 
 // gemm emits C[m, 16v] = or += sum over k of A[i,k]·B[k,j], k in order, one fused multiply-add a step.
 //
-// The tile struct (see gemm.go of package cpu): a 0, aRow 8, aCol 16, b 24, bPanel 32, k 40, c 48, cRow 56, add 64;
+// The tile struct (see kernels.go of package cpu): a 0, aRow 8, aCol 16, b 24, bPanel 32, k 40, c 48, cRow 56, add 64;
 // strides in bytes.
 func (g *gen) gemm(m, v int) {
 	name := fmt.Sprintf("gemm%dx%d", m, 16*v)
