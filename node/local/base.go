@@ -13,7 +13,6 @@ import (
 	"io/fs"
 	"math"
 	"math/rand/v2"
-	"os"
 	"strings"
 
 	"encoding/binary"
@@ -140,7 +139,8 @@ func initial(c model.Config, seed string) model.Source {
 }
 
 // TrainBase trains a base model on general text from nothing and returns its weights, rounded to bf16, as a safetensors
-// file. statePath, if not empty, is where an interrupted run is saved and found again.
+// file. statePath, if not empty, is where an interrupted run is saved and found again; the
+// caller removes that file when the weights are safe.
 func TrainBase(ctx context.Context, b backend.Backend, r Recipe, text *data.Dataset, statePath string, report func(training.Progress)) ([]byte, error) {
 	c, err := model.ParseConfig(r.Config)
 	if err != nil {
@@ -183,11 +183,6 @@ func TrainBase(ctx context.Context, b backend.Backend, r Recipe, text *data.Data
 	var out bytes.Buffer
 	if err := safetensors.Write(&out, tensors); err != nil {
 		return nil, err
-	}
-	if statePath != "" {
-		if err := os.Remove(statePath); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
 	}
 	return out.Bytes(), nil
 }

@@ -2,11 +2,10 @@ package local
 
 import (
 	"context"
-	"sort"
+	"slices"
 
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/training/delta"
-	"github.com/blockzero-net/bzd/training/model"
 	"github.com/blockzero-net/bzd/validation"
 	"github.com/blockzero-net/bzd/validation/merge"
 )
@@ -28,29 +27,91 @@ type Merged struct {
 	Next     protocol.Link
 }
 
+// Search measures joint steps on a cycle's split B. The losses of the unchanged model are measured once.
+type Search struct {
+	n         *Network
+	p         *Phi
+	workers   int
+	baselines map[string]validation.Baseline
+}
+
+// NewSearch draws split B of every domain and measures the unchanged model on it.
+func (n *Network) NewSearch(ctx context.Context, p *Phi, cycle uint64, beacons []validation.Beacon, workers int) (*Search, error) {
+	s := &Search{n: n, p: p, workers: workers, baselines: map[string]validation.Baseline{}}
+	for _, d := range n.Genesis.Domains {
+		_, samples, err := n.Draw(d.Name, cycle, beacons)
+		if err != nil {
+			return nil, err
+		}
+		if s.baselines[d.Name], err = validation.NewBaseline(ctx, losses(p.Model, n.window()-1, workers), samples); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// Measure is the effect of the joint step of the accepted deltas at every scale of the grid on every domain. A scale at
+// which the model is not finite has no rows.
+func (s *Search) Measure(ctx context.Context, accepted []Accepted) (protocol.MergeMeasure, error) {
+	out := protocol.MergeMeasure{Version: protocol.Version}
+	steps, err := s.n.steps(s.p, accepted)
+	if err != nil {
+		return out, err
+	}
+	for _, x := range steps { // groups are sorted by name
+		out.Groups = append(out.Groups, x.group.Name)
+	}
+	for i, alpha := range s.n.Genesis.Params.AlphaGrid {
+		if alpha.IsZero() {
+			continue
+		}
+		m, err := s.p.with(steps, alpha)
+		if err != nil {
+			continue
+		}
+		for _, d := range s.n.Genesis.Domains { // sorted by name, as the rows must be
+			row, err := validation.MeasureStep(ctx, i, d.Name, losses(m, s.n.window()-1, s.workers), s.baselines[d.Name])
+			if ctx.Err() != nil {
+				return out, ctx.Err()
+			}
+			if err == nil {
+				out.Rows = append(out.Rows, row)
+			}
+		}
+	}
+	return out, nil
+}
+
+// Write writes Φ + α·M to dir, the joint step M of the accepted deltas, and returns its link.
+func (n *Network) Write(p *Phi, accepted []Accepted, alpha protocol.Rational, dir string) (protocol.Link, error) {
+	steps, err := n.steps(p, accepted)
+	if err != nil {
+		return protocol.Link{}, err
+	}
+	m, err := p.with(steps, alpha)
+	if err != nil {
+		return protocol.Link{}, err
+	}
+	state := p.State
+	state.Previous = &p.Link
+	return link(writeCheckpoint(dir, m, state))
+}
+
 // Merge searches the scale of the joint step of all groups on a cycle's split B and writes Φ(t+1) to dir. If no scale
 // is acceptable the group doing most harm is left out and the rest tried again; if nothing is left the checkpoint stays
 // and nothing is written.
 func (n *Network) Merge(ctx context.Context, p *Phi, cycle uint64, beacons []validation.Beacon, accepted []Accepted, dir string, workers int) (Merged, error) {
 	out := Merged{Alpha: protocol.Rational{Den: 1}, Next: p.Link}
-	steps, err := n.steps(p, accepted)
-	if err != nil || len(steps) == 0 {
-		return out, err
-	}
-	baselines := map[string]validation.Baseline{}
-	for _, d := range n.Genesis.Domains {
-		_, samples, err := n.Draw(d.Name, cycle, beacons)
-		if err != nil {
-			return out, err
-		}
-		if baselines[d.Name], err = validation.NewBaseline(ctx, losses(p.Model, n.window()-1, workers), samples); err != nil {
-			return out, err
-		}
-	}
 	rules := merge.NewRules(n.Genesis)
-	for len(steps) > 0 {
-		models := make([]*model.Model, len(n.Genesis.Params.AlphaGrid))
-		if out.Measure, err = n.search(ctx, p, steps, baselines, models, workers); err != nil {
+	var search *Search
+	for accepted = claims(accepted); len(accepted) > 0; accepted = out.without(accepted) {
+		var err error
+		if search == nil {
+			if search, err = n.NewSearch(ctx, p, cycle, beacons, workers); err != nil {
+				return out, err
+			}
+		}
+		if out.Measure, err = search.Measure(ctx, accepted); err != nil {
 			return out, err
 		}
 		var best int
@@ -59,33 +120,33 @@ func (n *Network) Merge(ctx context.Context, p *Phi, cycle uint64, beacons []val
 		}
 		if best > 0 {
 			out.Alpha = n.Genesis.Params.AlphaGrid[best]
-			state := p.State
-			state.Previous = &p.Link
-			root, err := writeCheckpoint(dir, models[best], state)
-			if err != nil {
-				return out, err
-			}
-			out.Next, err = protocol.NewLink(root)
+			out.Next, err = n.Write(p, accepted, out.Alpha, dir)
 			return out, err
 		}
-		var joined []protocol.Group
-		for _, s := range steps {
-			joined = append(joined, s.group)
-		}
-		worst, ok := merge.WorstGroup(joined, []merge.Vector{{Stake: 1, Measure: out.Measure}})
+		worst, ok := merge.WorstGroup(joined(p, accepted), []merge.Vector{{Stake: 1, Measure: out.Measure}})
 		if !ok {
 			break
 		}
 		out.Excluded = append(out.Excluded, worst)
-		kept := steps[:0]
-		for _, s := range steps {
-			if s.group.Name != worst {
-				kept = append(kept, s)
-			}
-		}
-		steps = kept
 	}
 	return out, nil
+}
+
+// claims are the deltas with a claim to their group's step.
+func claims(accepted []Accepted) []Accepted {
+	return slices.DeleteFunc(slices.Clone(accepted), func(a Accepted) bool { return a.Points == 0 })
+}
+
+// without leaves out the deltas of the excluded groups.
+func (m Merged) without(accepted []Accepted) []Accepted {
+	return slices.DeleteFunc(accepted, func(a Accepted) bool { return slices.Contains(m.Excluded, a.Group) })
+}
+
+// joined are the groups that take part.
+func joined(p *Phi, accepted []Accepted) []protocol.Group {
+	return slices.DeleteFunc(slices.Clone(p.State.Groups), func(g protocol.Group) bool {
+		return !slices.ContainsFunc(accepted, func(a Accepted) bool { return a.Group == g.Name })
+	})
 }
 
 // steps weighs the accepted deltas of every group, groups sorted by name.
@@ -108,35 +169,6 @@ func (n *Network) steps(p *Phi, accepted []Accepted) ([]step, error) {
 			return nil, err
 		}
 		out = append(out, s)
-	}
-	return out, nil
-}
-
-// search measures the joint step at every scale of the grid on every domain, and keeps the models.
-func (n *Network) search(ctx context.Context, p *Phi, steps []step, baselines map[string]validation.Baseline, models []*model.Model, workers int) (protocol.MergeMeasure, error) {
-	out := protocol.MergeMeasure{Version: protocol.Version}
-	for _, s := range steps {
-		out.Groups = append(out.Groups, s.group.Name)
-	}
-	sort.Strings(out.Groups)
-	for i, alpha := range n.Genesis.Params.AlphaGrid {
-		if alpha.IsZero() {
-			continue
-		}
-		m, err := p.with(steps, alpha)
-		if err != nil {
-			continue // not finite at this scale: unmeasured, so not acceptable
-		}
-		models[i] = m
-		for _, d := range n.Genesis.Domains { // sorted by name, as the rows must be
-			row, err := validation.MeasureStep(ctx, i, d.Name, losses(m, n.window()-1, workers), baselines[d.Name])
-			if ctx.Err() != nil {
-				return out, ctx.Err()
-			}
-			if err == nil {
-				out.Rows = append(out.Rows, row)
-			}
-		}
 	}
 	return out, nil
 }

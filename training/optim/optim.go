@@ -74,8 +74,8 @@ func (o *AdamW) Step(lr float64) (norm float64) {
 		return norm
 	}
 	o.steps++
-	o.power1 *= o.Beta1
-	o.power2 *= o.Beta2
+	o.power1 = float64(o.power1 * o.Beta1)
+	o.power2 = float64(o.power2 * o.Beta2)
 	h := backend.AdamW{
 		Clip: 1, Beta1: float32(o.Beta1), One1: float32(1 - o.Beta1), Beta2: float32(o.Beta2), One2: float32(1 - o.Beta2),
 		Step: float32(lr / (1 - o.power1)), Root: float32(1 / math.Sqrt(1-o.power2)), Eps: float32(o.Eps), Decay: float32(lr * o.Decay),
