@@ -2,72 +2,95 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
+	"github.com/blockzero-net/bzd/content/checkpoint"
 	"github.com/blockzero-net/bzd/node/local"
 )
 
-const checkpointUsage = `Usage: bzd checkpoint show|import|export [flags] ...
+const checkpointHelp = `Usage: bzd checkpoint show|import|export [flags] ...
 
   show DIR          the CID, the model, the files and expert groups of a checkpoint
   import SRC DIR    turn a Hugging Face qwen3_moe model into a checkpoint: all experts in the hub, no groups yet
   export SRC DIR    copy a checkpoint, verified, into a directory that transformers loads as it stands`
 
-func checkpoints(_ context.Context, env environment, args []string) error {
-	if len(args) == 0 {
-		return usageError("show, import or export?\n%s", checkpointUsage)
-	}
-	do, want := args[0], 2
-	switch do {
-	case "-h", "-help", "--help", "help":
-		fmt.Fprintln(env.out, checkpointUsage)
-		return nil
-	case "show":
-		want = 1
-	case "import", "export":
-	default:
-		return usageError("no such command %q\n%s", do, checkpointUsage)
-	}
-	c := newFlags(env, "checkpoint "+do, checkpointUsage).compute()
-	round := c.set.Bool("round", false, "import: round hub weights that bf16 cannot hold exactly, instead of refusing them")
-	if err := c.parse(args[1:], true); err != nil {
+// dirs reads the flags and the directories that follow them.
+func (c *common) dirs(args []string, names ...string) error {
+	if err := c.parse(args, true); err != nil {
 		return err
 	}
-	if c.set.NArg() != want {
-		return usageError("%d arguments, want %d\n%s", c.set.NArg(), want, checkpointUsage)
+	if c.set.NArg() != len(names) {
+		return usageError("%d arguments, want %d: %s", c.set.NArg(), len(names), strings.Join(names, " "))
 	}
-	from, to := c.set.Arg(0), c.set.Arg(1)
-	switch do {
-	case "import":
-		b, err := c.backend(c.workers())
-		if err != nil {
-			return err
-		}
-		link, err := local.Import(b, from, to, *round)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(env.out, "imported %s as %s in %s\n", from, link, to)
-		return nil
-	case "export":
-		link, err := local.Export(from, to)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(env.out, "exported %s to %s\n", link, to)
-		return nil
+	return nil
+}
+
+func checkpointShow(_ context.Context, env environment, args []string) error {
+	c := newFlags(env, "checkpoint show", `Usage: bzd checkpoint show [flags] DIR
+
+Shows the CID, the model, the files and expert groups of a checkpoint, after reading every byte of it.`).compute()
+	if err := c.dirs(args, "DIR"); err != nil {
+		return err
 	}
 	b, err := c.backend(c.workers())
 	if err != nil {
 		return err
 	}
-	p, err := local.LoadPhi(b, from)
+	p, err := local.LoadPhi(b, c.set.Arg(0))
 	if err != nil {
 		return err
 	}
-	return showCheckpoint(env.out, p, from)
+	return showCheckpoint(env.out, p, c.set.Arg(0))
+}
+
+func checkpointImport(_ context.Context, env environment, args []string) error {
+	c := newFlags(env, "checkpoint import", `Usage: bzd checkpoint import [flags] SRC DIR
+
+Turns a Hugging Face qwen3_moe model into a checkpoint: all experts in the hub, no groups yet.`).compute()
+	round := c.set.Bool("round", false, "round hub weights that bf16 cannot hold exactly, instead of refusing them")
+	if err := c.dirs(args, "SRC", "DIR"); err != nil {
+		return err
+	}
+	from, to := c.set.Arg(0), c.set.Arg(1)
+	if err := newDir(to); err != nil {
+		return err
+	}
+	b, err := c.backend(c.workers())
+	if err != nil {
+		return err
+	}
+	link, err := local.Import(b, from, to, *round)
+	if errors.Is(err, checkpoint.ErrNotExact) {
+		return fmt.Errorf("%w; --round rounds such weights", err)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(env.out, "imported %s as %s in %s\n", from, link, to)
+	return nil
+}
+
+func checkpointExport(_ context.Context, env environment, args []string) error {
+	c := newFlags(env, "checkpoint export", `Usage: bzd checkpoint export SRC DIR
+
+Copies a checkpoint, verified, into a directory that transformers loads as it stands.`)
+	if err := c.dirs(args, "SRC", "DIR"); err != nil {
+		return err
+	}
+	from, to := c.set.Arg(0), c.set.Arg(1)
+	if err := newDir(to); err != nil {
+		return err
+	}
+	link, err := local.Export(from, to)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(env.out, "exported %s to %s\n", link, to)
+	return nil
 }
 
 func showCheckpoint(out io.Writer, p *local.Phi, dir string) error {
@@ -80,6 +103,9 @@ func showCheckpoint(out io.Writer, p *local.Phi, dir string) error {
 	fmt.Fprintf(out, "previous    %s\n", previous)
 	fmt.Fprintf(out, "model       qwen3_moe, %d parameters: %d layers of %d, %d heads (%d key-value), %d experts of %d, top %d, %d tokens\n",
 		c.Params(), c.Layers, c.Dim, c.Heads, c.KVHeads, c.Experts, c.Width, c.TopK, c.Vocab)
+	if len(p.State.Groups) == 0 {
+		fmt.Fprintln(out, "no groups   nobody can train it in a network yet")
+	}
 	w := table(out)
 	fmt.Fprintln(w, "\ngroup\tdomain\tshare\texperts per layer\tparameters\t")
 	for _, g := range p.State.Groups {

@@ -16,6 +16,9 @@ Lists the domains whose text is on this machine: pools are split by the hash of 
 	if err := c.parse(args, false); err != nil {
 		return err
 	}
+	if *window < data.MinWindow || *window > data.MaxPiece {
+		return usageError("--window %d: %d to %d", *window, data.MinWindow, data.MaxPiece)
+	}
 	sets, err := c.datasets(nil)
 	if err != nil {
 		return err
@@ -24,9 +27,6 @@ Lists the domains whose text is on this machine: pools are split by the hash of 
 }
 
 func listDatasets(env environment, sets []*data.Dataset, window int) error {
-	if window < data.MinWindow {
-		return usageError("--window %d, the least is %d", window, data.MinWindow)
-	}
 	count := func(n int64) string {
 		if n < 0 {
 			return "endless"

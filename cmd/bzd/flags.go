@@ -4,7 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os/exec"
+	"io"
 	"runtime"
 	"slices"
 	"strings"
@@ -16,6 +16,7 @@ import (
 // common are the flags that many commands share.
 type common struct {
 	env     environment
+	help    string
 	set     *flag.FlagSet
 	threads int
 	isa     string
@@ -46,12 +47,8 @@ func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 
 // newFlags starts a flag set whose --help prints text and the flags.
 func newFlags(env environment, name, text string) *common {
-	c := &common{env: env, set: flag.NewFlagSet(name, flag.ContinueOnError)}
-	c.set.SetOutput(env.err)
-	c.set.Usage = func() {
-		fmt.Fprintf(env.err, "%s\n\nFlags:\n", text)
-		c.set.PrintDefaults()
-	}
+	c := &common{env: env, help: text, set: flag.NewFlagSet(name, flag.ContinueOnError)}
+	c.set.SetOutput(io.Discard) // run says what is wrong, in one line
 	return c
 }
 
@@ -76,6 +73,14 @@ func (c *common) network() *common {
 func (c *common) parse(args []string, rest bool) error {
 	if err := c.set.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintln(c.env.out, c.help)
+			c.set.SetOutput(c.env.out)
+			flags := 0
+			c.set.VisitAll(func(*flag.Flag) { flags++ })
+			if flags > 0 {
+				fmt.Fprintln(c.env.out, "\nFlags:")
+			}
+			c.set.PrintDefaults()
 			return err
 		}
 		return usageError("%v", err)
@@ -83,8 +88,20 @@ func (c *common) parse(args []string, rest bool) error {
 	if !rest && c.set.NArg() > 0 {
 		return usageError("unexpected argument %q", c.set.Arg(0))
 	}
+	for _, a := range c.set.Args() {
+		if strings.HasPrefix(a, "-") {
+			return usageError("flag %q after an argument: flags come first", a)
+		}
+	}
 	if c.threads < 0 {
-		return usageError("--threads %d", c.threads)
+		return usageError("--threads %d: at least 1, or 0 for all processors", c.threads)
+	}
+	for i, p := range c.data {
+		for _, q := range c.data[:i] {
+			if p[0] == q[0] {
+				return usageError("--data %s=DIR is given twice", p[0])
+			}
+		}
 	}
 	return nil
 }
@@ -111,17 +128,6 @@ func (c *common) backend(threads int) (*cpu.Backend, error) {
 	return cpu.New(cpu.Options{Threads: threads, ISA: cpu.ISA(c.isa)})
 }
 
-// findGOROOT returns the Go installation, or "" and where it was looked for.
-func (c *common) findGOROOT() (root string, looked []string) {
-	if c.goroot != "" {
-		return c.goroot, nil
-	}
-	return data.FindGOROOT(c.env.getenv, func() (string, error) {
-		out, err := exec.Command("go", "env", "GOROOT").Output()
-		return strings.TrimSpace(string(out)), err
-	})
-}
-
 // datasets builds the domains of that name, all built-in ones and the user's if wanted is nil. A built-in domain that
 // cannot be built is said on standard error.
 func (c *common) datasets(wanted []string) ([]*data.Dataset, error) {
@@ -138,7 +144,10 @@ func (c *common) datasets(wanted []string) ([]*data.Dataset, error) {
 			}
 		}
 	}
-	root, looked := c.findGOROOT()
+	root, looked := c.goroot, []string(nil)
+	if root == "" {
+		root, looked = c.env.goroot()
+	}
 	var sets []*data.Dataset
 	for _, n := range names {
 		if dir, ok := own[n]; ok {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -17,32 +18,12 @@ import (
 	"github.com/blockzero-net/bzd/training/data"
 )
 
-const genesisUsage = `Usage: bzd genesis train|plan|verify|show [flags]
+const genesisHelp = `Usage: bzd genesis train|plan|verify|show [flags]
 
   train    train the base model from nothing on general text and write its files
   plan     admit the domains to the embedded base and found a network in --dir
   verify   train the base again and compare it with the embedded one, bit for bit
   show     how the embedded base was made`
-
-func genesis(ctx context.Context, env environment, args []string) error {
-	if len(args) == 0 {
-		return usageError("train, plan, verify or show?\n%s", genesisUsage)
-	}
-	switch args[0] {
-	case "train":
-		return genesisTrain(ctx, env, args[1:])
-	case "plan":
-		return genesisPlan(ctx, env, args[1:])
-	case "verify":
-		return genesisVerify(ctx, env, args[1:])
-	case "show":
-		return genesisShow(env, args[1:])
-	case "-h", "-help", "--help", "help":
-		fmt.Fprintln(env.out, genesisUsage)
-		return nil
-	}
-	return usageError("no such command %q\n%s", args[0], genesisUsage)
-}
 
 // trainBase trains by r on this machine's general text.
 func trainBase(ctx context.Context, c *common, r local.Recipe, state string) ([]byte, *data.Dataset, error) {
@@ -80,13 +61,21 @@ files are embedded in the binary at its next build. Ctrl-C saves; the same comma
 			r.Command += fmt.Sprintf(" --%s '%s'", f.Name, f.Value)
 		}
 	})
+	if r.Steps <= r.Warmup {
+		return usageError("--steps %d: more than the warm-up, %d", r.Steps, r.Warmup)
+	}
+	_, err := os.Stat(*out)
+	made := errors.Is(err, fs.ErrNotExist)
 	if err := os.MkdirAll(*out, 0o755); err != nil {
 		return err
 	}
 	state := filepath.Join(*out, "train.state")
 	weights, text, err := trainBase(ctx, c, r, state)
 	if err != nil {
-		return resumable{err, "saved; the same command goes on from here"}
+		if made {
+			os.Remove(*out) // if it is empty
+		}
+		return resumable{err, "saved in " + state + "; the same command goes on from here"}
 	}
 	var w, j bytes.Buffer
 	if err := local.WriteBase(&w, &j, r, text, runtime.Version(), weights); err != nil {
@@ -96,6 +85,9 @@ files are embedded in the binary at its next build. Ctrl-C saves; the same comma
 		return err
 	}
 	if err := writeFile(filepath.Join(*out, "recipe.json"), j.Bytes()); err != nil {
+		return err
+	}
+	if err := local.RemoveState(state); err != nil {
 		return err
 	}
 	fmt.Fprintf(env.out, "wrote %s and recipe.json\n", filepath.Join(*out, "base.safetensors"))
@@ -126,7 +118,16 @@ Trains the base model again by the embedded recipe and compares the result with 
 	}
 	weights, _, err := trainBase(ctx, c, r, *state)
 	if err != nil {
-		return resumable{err, "with --state FILE an interrupted run can go on"}
+		hint := "with --state FILE an interrupted run can go on"
+		if *state != "" {
+			hint = "saved in " + *state + "; the same command goes on from here"
+		}
+		return resumable{err, hint}
+	}
+	if *state != "" {
+		if err := local.RemoveState(*state); err != nil {
+			return err
+		}
 	}
 	same, err := local.SameBase(weights)
 	if err != nil {
@@ -139,7 +140,7 @@ Trains the base model again by the embedded recipe and compares the result with 
 	return nil
 }
 
-func genesisShow(env environment, args []string) error {
+func genesisShow(_ context.Context, env environment, args []string) error {
 	c := newFlags(env, "genesis show", "Usage: bzd genesis show")
 	if err := c.parse(args, false); err != nil {
 		return err

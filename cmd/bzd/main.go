@@ -7,14 +7,19 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/term"
+
+	"github.com/blockzero-net/bzd/training/data"
 )
 
-const usage = `bzd trains one mixture-of-experts language model together with others.
+const help = `bzd trains one mixture-of-experts language model together with others.
 
 Usage: bzd COMMAND [flags]
 
@@ -42,57 +47,98 @@ type environment struct {
 	terminal bool // err is a terminal
 	getenv   func(string) string
 	now      func() time.Time
+	goroot   func() (root string, looked []string) // the Go installation, or "" and where it was looked for
 }
 
 type command func(ctx context.Context, env environment, args []string) error
 
 var commands = map[string]command{
-	"rehearse":   rehearse,
-	"train":      train,
-	"eval":       eval,
-	"merge":      mergeDeltas,
-	"genesis":    genesis,
-	"checkpoint": checkpoints,
-	"sample":     sample,
-	"data":       datasets,
-	"version":    version,
+	"devnet":   devnetCommand,
+	"rehearse": rehearse,
+	"train":    train,
+	"eval":     eval,
+	"merge":    mergeDeltas,
+	"sample":   sample,
+	"data":     datasets,
+	"version":  version,
+
+	"genesis":        family(genesisHelp, "train, plan, verify or show"),
+	"genesis train":  genesisTrain,
+	"genesis plan":   genesisPlan,
+	"genesis verify": genesisVerify,
+	"genesis show":   genesisShow,
+
+	"checkpoint":        family(checkpointHelp, "show, import or export"),
+	"checkpoint show":   checkpointShow,
+	"checkpoint import": checkpointImport,
+	"checkpoint export": checkpointExport,
 }
 
-func main() {
+// family answers the first word of two-word commands by itself.
+func family(help, names string) command {
+	return func(_ context.Context, env environment, args []string) error {
+		switch {
+		case len(args) == 0:
+			return usageError("which one? %s", names)
+		case slices.Contains([]string{"-h", "-help", "--help", "help"}, args[0]):
+			fmt.Fprintln(env.out, help)
+			return nil
+		}
+		return usageError("no command %q: %s", args[0], names)
+	}
+}
+
+func main() { serve(findGOROOT) }
+
+// serve is the program with its way of finding a Go installation.
+func serve(goroot func() (string, []string)) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	go func() {
 		<-ctx.Done()
 		stop() // a second Ctrl-C ends the process at once
 	}()
-	env := environment{out: os.Stdout, err: os.Stderr, terminal: term.IsTerminal(int(os.Stderr.Fd())), getenv: os.Getenv, now: time.Now}
+	env := environment{out: os.Stdout, err: os.Stderr, terminal: term.IsTerminal(int(os.Stderr.Fd())), getenv: os.Getenv, now: time.Now, goroot: goroot}
 	os.Exit(run(ctx, env, os.Args[1:]))
 }
 
-// errUsage marks an error of the caller's words; the command has said what is wrong.
-var errUsage = errors.New("usage")
-
-func usageError(format string, a ...any) error {
-	return fmt.Errorf("%w: "+format, append([]any{errUsage}, a...)...)
+func findGOROOT() (string, []string) {
+	return data.FindGOROOT(os.Getenv, func() (string, error) {
+		out, err := exec.Command("go", "env", "GOROOT").Output()
+		return strings.TrimSpace(string(out)), err
+	})
 }
+
+// usage is an error in the caller's words.
+type usage string
+
+func (u usage) Error() string { return string(u) }
+
+func usageError(format string, a ...any) error { return usage(fmt.Sprintf(format, a...)) }
 
 // run executes one command and returns the exit code.
 func run(ctx context.Context, env environment, args []string) int {
 	if len(args) == 0 {
-		fmt.Fprint(env.err, usage)
+		fmt.Fprint(env.err, help)
 		return 2
 	}
 	switch args[0] {
 	case "help", "-h", "-help", "--help":
-		fmt.Fprint(env.out, usage)
+		fmt.Fprint(env.out, help)
 		return 0
 	}
-	c, ok := commands[args[0]]
+	words := min(2, len(args))
+	if commands[strings.Join(args[:words], " ")] == nil {
+		words = 1
+	}
+	name := strings.Join(args[:words], " ")
+	c, ok := commands[name]
 	if !ok {
-		fmt.Fprintf(env.err, "bzd: no command %q; bzd help lists them\n", args[0])
+		fmt.Fprintf(env.err, "bzd: no command %q; bzd help lists them\n", name)
 		return 2
 	}
-	err := c(ctx, env, args[1:])
+	err := c(ctx, env, args[words:])
+	var wrong usage
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
 		return 0
@@ -102,12 +148,17 @@ func run(ctx context.Context, env environment, args []string) int {
 			fmt.Fprintln(env.err, "bzd:", msg)
 		}
 		return 130
-	case errors.Is(err, errUsage):
-		fmt.Fprintf(env.err, "bzd %s: %v\n", args[0], err)
+	case errors.As(err, &wrong):
+		fmt.Fprintf(env.err, "bzd %s: %s; bzd %[1]s --help says more\n", name, oneLine(err))
 		return 2
 	}
-	fmt.Fprintf(env.err, "bzd %s: %v\n", args[0], err)
+	fmt.Fprintf(env.err, "bzd %s: %s\n", name, oneLine(err))
 	return 1
+}
+
+// oneLine is an error's text without line ends: several errors joined stand one after another.
+func oneLine(err error) string {
+	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' }), "; ")
 }
 
 // resumable says how to go on after an interruption.
@@ -118,10 +169,14 @@ type resumable struct {
 
 func (r resumable) Unwrap() error { return r.error }
 
+// afterInterrupt says how to go on, or why that is not possible.
 func afterInterrupt(err error) string {
 	var r resumable
-	if errors.As(err, &r) {
-		return r.hint
+	switch {
+	case !errors.As(err, &r):
+		return ""
+	case r.error.Error() != context.Canceled.Error():
+		return "nothing is saved: " + oneLine(err)
 	}
-	return ""
+	return r.hint
 }

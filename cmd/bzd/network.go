@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/node/local"
@@ -34,7 +36,8 @@ func (c *common) networkDir() (string, error) {
 }
 
 // openNetwork reads the network in the directory with the datasets of the named domains (nil: all), setting up the
-// embedded genesis if there is none. It returns the directory of Φ(0) too.
+// embedded genesis if there is none. It returns the directory of Φ(0) too. A --data that the network has no domain for
+// is an error: it would change nothing.
 func (c *common) openNetwork(b *cpu.Backend, domains func(protocol.Genesis) []string) (*local.Network, string, error) {
 	dir, err := c.networkDir()
 	if err != nil {
@@ -49,13 +52,18 @@ func (c *common) openNetwork(b *cpu.Backend, domains func(protocol.Genesis) []st
 	if err != nil {
 		return nil, "", err
 	}
-	names := []string{}
+	all := []string{}
+	for _, d := range g.Domains {
+		all = append(all, d.Name)
+	}
+	for _, p := range c.data {
+		if !slices.Contains(all, p[0]) {
+			return nil, "", fmt.Errorf("--data %s=%s: the network in %s has no domain %q, it has %s", p[0], p[1], dir, p[0], strings.Join(all, ", "))
+		}
+	}
+	names := all
 	if domains != nil {
 		names = domains(g)
-	} else {
-		for _, d := range g.Domains {
-			names = append(names, d.Name)
-		}
 	}
 	sets, err := c.datasets(names)
 	if err != nil {
@@ -77,10 +85,31 @@ func readGenesis(path string) (protocol.Genesis, error) {
 	return g, nil
 }
 
+// phi loads the checkpoint in dir, or Φ(0) in start if dir is empty: that one must be what the genesis names.
+func (c *common) phi(b *cpu.Backend, n *local.Network, dir, start string) (*local.Phi, error) {
+	if dir != "" {
+		return local.LoadPhi(b, dir)
+	}
+	p, err := local.LoadPhi(b, start)
+	if err == nil && p.Link != n.Genesis.Checkpoint {
+		err = fmt.Errorf("the checkpoint in %s is %s, the genesis beside it starts from %s; one of them was replaced", start, p.Link, n.Genesis.Checkpoint)
+	}
+	return p, err
+}
+
 // found composes a genesis from the embedded base and the text of this machine, and writes it to dir. The genesis file
 // comes last: a directory with one is whole.
 func (c *common) found(b *cpu.Backend, dir string, o local.GenesisOptions) (protocol.Genesis, []local.Admission, error) {
 	fail := func(err error) (protocol.Genesis, []local.Admission, error) { return protocol.Genesis{}, nil, err }
+	file, checkpoint := filepath.Join(dir, genesisFile), filepath.Join(dir, genesisDir)
+	another := fmt.Errorf("%s is another network; choose another --dir", file)
+	switch there, err := readGenesis(file); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return fail(fmt.Errorf("%w; choose another --dir, or remove it", err))
+	case there.Name != o.Name || there.Canary != o.Canary:
+		return fail(another)
+	}
 	sets, err := c.datasets(nil)
 	if err != nil {
 		return fail(err)
@@ -95,21 +124,85 @@ func (c *common) found(b *cpu.Backend, dir string, o local.GenesisOptions) (prot
 	if err != nil {
 		return fail(err)
 	}
+	if n := o.Plan.Copies; n < 1 || n > base.Experts {
+		return fail(usageError("--experts %d: 1 to %d, as many as the base has to copy", n, base.Experts))
+	}
+	undo := absent(dir, checkpoint)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fail(err)
 	}
-	g, admitted, err := local.Compose(b, base, sets, filepath.Join(dir, genesisDir), o)
+	g, admitted, err := local.Compose(b, base, sets, checkpoint, o)
+	if err == nil {
+		_, err = local.NewNetwork(g, sets)
+	}
+	var raw, there []byte
+	if err == nil {
+		raw, err = protocol.Encode(g)
+	}
+	if err == nil {
+		if there, err = os.ReadFile(file); errors.Is(err, fs.ErrNotExist) {
+			err = writeFile(file, raw)
+		} else if err == nil && !bytes.Equal(there, raw) {
+			err = another
+		}
+	}
 	if err != nil {
-		return fail(err)
+		return fail(errors.Join(err, undo()))
 	}
-	if _, err := local.NewNetwork(g, sets); err != nil {
-		return fail(err)
+	return g, admitted, nil
+}
+
+// absent returns a function that removes those of the paths that do not exist now, the last first.
+func absent(paths ...string) func() error {
+	var gone []string
+	for _, p := range paths {
+		if _, err := os.Lstat(p); errors.Is(err, fs.ErrNotExist) {
+			gone = append(gone, p)
+		}
 	}
-	raw, err := protocol.Encode(g)
-	if err != nil {
-		return fail(err)
+	return func() error {
+		var errs []error
+		for _, p := range slices.Backward(gone) {
+			errs = append(errs, os.RemoveAll(p))
+		}
+		return errors.Join(errs...)
 	}
-	return g, admitted, writeFile(filepath.Join(dir, genesisFile), raw)
+}
+
+// newFile says, before any work is done for it, whether a file can be written to path.
+func newFile(path string) error {
+	if err := parentOf(path); err != nil {
+		return err
+	}
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return fmt.Errorf("cannot write %s: it is a directory; give the name of a file", path)
+	}
+	return nil
+}
+
+// newDir says, before any work is done for it, whether a directory can be written to path.
+func newDir(path string) error {
+	if err := parentOf(path); err != nil {
+		return err
+	}
+	if info, err := os.Stat(path); err == nil && !info.IsDir() {
+		return fmt.Errorf("cannot write %s: it is a file; give the name of a directory", path)
+	}
+	return nil
+}
+
+func parentOf(path string) error {
+	parent := filepath.Dir(filepath.Clean(path))
+	info, err := os.Stat(parent)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("cannot write %s: there is no directory %s; make it first", path, parent)
+	case err != nil:
+		return fmt.Errorf("cannot write %s: %w", path, err)
+	case !info.IsDir():
+		return fmt.Errorf("cannot write %s: %s is not a directory", path, parent)
+	}
+	return nil
 }
 
 // writeFile replaces a file by data, all or nothing.

@@ -37,6 +37,11 @@ cycle starts from it. Losses are nats per byte on a fixed probe that no decision
 	if o.Cycles < 1 || o.Miners < 1 {
 		return usageError("--cycles %d --miners %d: at least one each", o.Cycles, o.Miners)
 	}
+	if *plot != "" {
+		if err := newFile(*plot); err != nil {
+			return err
+		}
+	}
 	keep := c.dir != ""
 	if !keep {
 		dir, err := os.MkdirTemp("", "bzd-rehearse-")
@@ -54,6 +59,13 @@ cycle starts from it. Losses are nats per byte on a fixed probe that no decision
 	n, genesis, err := c.openNetwork(b, nil)
 	if err != nil {
 		return err
+	}
+	if o.Tokens != 0 {
+		t := local.DefaultTrain("", "", 0)
+		t.Tokens = o.Tokens
+		if err := enoughTokens(n, t); err != nil {
+			return err
+		}
 	}
 	o.Dir, o.Workers = c.dir, c.workers()
 	var reports []local.CycleReport

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"path/filepath"
 	"unicode/utf8"
 
@@ -25,8 +26,11 @@ Continues a prompt, the most probable token at a time, or at random with --tempe
 	if err := c.require("prompt"); err != nil {
 		return err
 	}
-	if *n < 1 || *temperature < 0 {
-		return usageError("--n %d --temperature %v", *n, *temperature)
+	if *n < 1 {
+		return usageError("--n %d: at least 1", *n)
+	}
+	if !(*temperature >= 0 && *temperature <= math.MaxFloat32) {
+		return usageError("--temperature %v: a number from 0 up", *temperature)
 	}
 	b, err := c.backend(c.workers())
 	if err != nil {

@@ -20,6 +20,7 @@ type scoring struct {
 	deltas list
 	cycle  uint64
 	beacon string
+	out    *string // of merge
 	n      *local.Network
 	p      *local.Phi
 }
@@ -42,6 +43,17 @@ func (s *scoring) open(args []string) ([]local.Submission, error) {
 	if len(s.deltas) == 0 {
 		return nil, usageError("no delta given: --delta FILE")
 	}
+	if s.cycle > maxCycle {
+		return nil, usageError("--cycle %d: at most %d", s.cycle, maxCycle)
+	}
+	if s.out != nil {
+		if err := s.require("out"); err != nil {
+			return nil, err
+		}
+		if err := newDir(*s.out); err != nil {
+			return nil, err
+		}
+	}
 	b, err := s.backend(1) // many forward passes side by side, each on one thread
 	if err != nil {
 		return nil, err
@@ -50,7 +62,7 @@ func (s *scoring) open(args []string) ([]local.Submission, error) {
 	if s.n, start, err = s.openNetwork(b, nil); err != nil {
 		return nil, err
 	}
-	if s.p, err = local.LoadPhi(b, orElse(s.from, start)); err != nil {
+	if s.p, err = s.phi(b, s.n, s.from, start); err != nil {
 		return nil, err
 	}
 	var subs []local.Submission
@@ -83,7 +95,7 @@ func (s *scoring) read(i int, path string) (local.Submission, error) {
 	if errors.As(err, &system) {
 		return local.Submission{}, err
 	}
-	sub.Reason = err.Error()
+	sub.Reason = oneLine(err)
 	return sub, nil
 }
 
@@ -113,13 +125,9 @@ func (s *scoring) judge(ctx context.Context, subs []local.Submission) ([]result,
 
 func (s *scoring) print(results []result) {
 	w := table(s.env.out)
-	fmt.Fprintln(w, "delta\tgroup\tgain\t± standard error\tsamples\tstatus\tweight\t")
+	fmt.Fprintln(w, "delta\tgroup\tgain\t± standard error\tsamples\tstatus\tweight\treason")
 	for _, r := range results {
-		status := r.Status.String()
-		if r.Reason != "" {
-			status += ": " + r.Reason
-		}
-		fmt.Fprintf(w, "%s\t%s\t%+.5f\t%.5f\t%d\t%s\t%.4f\t\n", r.File, r.Group, float64(r.Row.Gain)/1e9, float64(r.Row.StdErr)/1e9, r.Row.N, status, float64(r.Weight)/(1<<32))
+		fmt.Fprintf(w, "%s\t%s\t%+.5f\t%.5f\t%d\t%s\t%.4f\t%s\n", r.File, r.Group, float64(r.Row.Gain)/1e9, float64(r.Row.StdErr)/1e9, r.Row.N, r.Status, float64(r.Weight)/(1<<32), r.Reason)
 	}
 	w.Flush()
 	fmt.Fprintf(s.env.out, "gain in nats per byte on held-out text of the group's domain and the canary; paid if gain − %.2f·error > 0\n",
@@ -154,12 +162,9 @@ func mergeDeltas(ctx context.Context, env environment, args []string) error {
 
 Scores deltas, weighs those that improve the loss by their gain, searches the scale of the joint step on other held-out
 samples, and writes the next checkpoint. If no scale improves the loss nothing is written and the checkpoint stays.`)
-	out := s.set.String("out", "", "directory of the next checkpoint")
+	s.out = s.set.String("out", "", "directory of the next checkpoint")
 	subs, err := s.open(args)
 	if err != nil {
-		return err
-	}
-	if err := s.require("out"); err != nil {
 		return err
 	}
 	results, err := s.judge(ctx, subs)
@@ -173,7 +178,7 @@ samples, and writes the next checkpoint. If no scale improves the loss nothing i
 			accepted = append(accepted, local.Accepted{Miner: subs[i].Miner, Group: r.Group, Delta: subs[i].Delta, Points: r.Part})
 		}
 	}
-	m, err := s.n.Merge(ctx, s.p, s.cycle, local.Beacons(s.beacon, s.cycle), accepted, *out, s.workers())
+	m, err := s.n.Merge(ctx, s.p, s.cycle, local.Beacons(s.beacon, s.cycle), accepted, *s.out, s.workers())
 	if err != nil {
 		return err
 	}
@@ -185,6 +190,6 @@ samples, and writes the next checkpoint. If no scale improves the loss nothing i
 		fmt.Fprintf(env.out, "no merge: the checkpoint stays %s\n", s.p.Link)
 		return errors.New("nothing was merged")
 	}
-	fmt.Fprintf(env.out, "α = %s\n%s → %s in %s\n", m.Alpha, s.p.Link, m.Next, *out)
+	fmt.Fprintf(env.out, "α = %s\n%s → %s in %s\n", m.Alpha, s.p.Link, m.Next, *s.out)
 	return nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -34,6 +35,24 @@ same delta as if it had never stopped.`).network()
 	if err := c.require("group", "out"); err != nil {
 		return err
 	}
+	switch {
+	case o.Batch < 1 || o.Batch > maxBatch:
+		return usageError("--batch %d: 1 to %d", o.Batch, maxBatch)
+	case o.Replay < 0 || o.Replay >= o.Batch:
+		return usageError("--replay %d: less than --batch, %d, so that something is left for the group", o.Replay, o.Batch)
+	case !(o.LearningRate > 0 && o.LearningRate < 1):
+		return usageError("--lr %v: above 0 and below 1", o.LearningRate)
+	case o.Cycle > maxCycle:
+		return usageError("--cycle %d: at most %d", o.Cycle, maxCycle)
+	}
+	for _, path := range []string{*out, *moments} {
+		if path == "" {
+			continue
+		}
+		if err := newFile(path); err != nil {
+			return err
+		}
+	}
 	b, err := c.backend(c.workers())
 	if err != nil {
 		return err
@@ -42,16 +61,25 @@ same delta as if it had never stopped.`).network()
 	if err != nil {
 		return err
 	}
-	p, err := local.LoadPhi(b, orElse(*from, start))
+	if err := enoughTokens(n, o); err != nil {
+		return err
+	}
+	p, err := c.phi(b, n, *from, start)
 	if err != nil {
 		return err
 	}
+	if _, err := p.Expect(o.Group); err != nil {
+		return err
+	}
+	kind := momentsOf(n, o.Group)
 	if *moments != "" {
 		s, err := training.ReadState(*moments)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
 			return err
+		case s.Job != kind:
+			return fmt.Errorf("%s: not the moments of group %s in this network; give another file", *moments, o.Group)
 		default:
 			o.Moments = &s.Moments
 		}
@@ -66,7 +94,7 @@ same delta as if it had never stopped.`).network()
 		return err
 	}
 	if *moments != "" {
-		if err := training.WriteState(*moments, training.State{Values: make([]float32, len(after.M)), Moments: after}); err != nil {
+		if err := training.WriteState(*moments, training.State{Job: kind, Values: make([]float32, len(after.M)), Moments: after}); err != nil {
 			return err
 		}
 	}
@@ -81,6 +109,26 @@ same delta as if it had never stopped.`).network()
 	return nil
 }
 
+const (
+	maxBatch  = 4096    // sequences per step
+	maxCycle  = 1 << 20 // of one network
+	maxTokens = 1 << 40 // of one cycle
+)
+
+// enoughTokens checks that a cycle's tokens are more steps than the warm-up.
+func enoughTokens(n *local.Network, o local.TrainOptions) error {
+	seq := int(n.Genesis.Params.SequenceLength)
+	if least := int64(o.Warmup+1) * int64(o.Batch*seq); o.Tokens < least || o.Tokens > maxTokens {
+		return usageError("--tokens %d: from %d, %d steps of %d sequences of %d, to %d", o.Tokens, least, o.Warmup+1, o.Batch, seq, int64(maxTokens))
+	}
+	return nil
+}
+
+// momentsOf marks the files that hold the moments of a group.
+func momentsOf(n *local.Network, group string) [32]byte {
+	return sha256.Sum256(fmt.Appendf(nil, "bzd/moments\x00%s\x00%s", genesisCID(n.Genesis), group))
+}
+
 // trainDomains are the domains that training a group reads: its own and the canary for replay.
 func trainDomains(g protocol.Genesis, name string) []string {
 	names := []string{g.Canary}
@@ -90,11 +138,4 @@ func trainDomains(g protocol.Genesis, name string) []string {
 		}
 	}
 	return names
-}
-
-func orElse(s, otherwise string) string {
-	if s != "" {
-		return s
-	}
-	return otherwise
 }

@@ -7,6 +7,10 @@
 // and duplicate keys are refused, the value is encoded again and compared, and at last its rules are checked. A record
 // that came out of a Decode function therefore needs no further check of its form.
 //
+// A [Signed] record's signature is checked beside its form, against the [Snapshot] of its cycle: [Snapshot.Check] for one
+// record, Verify for what carries several signatures ([Proposal], [Lock], [Certificate], [EquivocationProof]). Votes are
+// over [Proposal.Decision], and what follows a [Certificate] names [Certificate.Decision] as its parent.
+//
 // To add a record: declare the struct with cbor tags, write its faults method and Validate, add a one-line Decode
 // function with a size limit, and a row in the table of records_test.go, which gives it a vector and a fuzz target.
 //

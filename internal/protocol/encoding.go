@@ -3,6 +3,7 @@ package protocol
 import (
 	"bytes"
 	"fmt"
+	"reflect"
 
 	"github.com/fxamacker/cbor/v2"
 )
@@ -63,11 +64,14 @@ func Encode(v Record) ([]byte, error) {
 	return b, nil
 }
 
-// decode is the one way in: bound, parse, encode again and compare, check the rules.
+// decode is the one way in: bound, check the form, parse, encode again and compare, check the rules.
 func decode[T Record](name string, limit int, b []byte) (T, error) {
 	var zero, v T
 	if len(b) > limit {
 		return zero, fmt.Errorf("%w: %s of %d bytes, limit %d", ErrTooLarge, name, len(b), limit)
+	}
+	if rest, ok := make(forms).match(b, reflect.TypeFor[T]()); !ok || len(rest) > 0 {
+		return zero, fmt.Errorf("%w of a %s: other fields, types or lengths", ErrNotCanonical, name)
 	}
 	if err := decMode.Unmarshal(b, &v); err != nil {
 		return zero, fmt.Errorf("%w of a %s: %w", ErrNotCanonical, name, err)

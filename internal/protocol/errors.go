@@ -15,6 +15,18 @@ var (
 	ErrInvalid = errors.New("protocol: invalid record")
 )
 
+// Sentinels of checks against a [Snapshot]. With the right snapshot they too are the sender's fault.
+var (
+	// ErrSigner: the snapshot has no participant of that id with the role that the record needs.
+	ErrSigner = errors.New("protocol: the signer is not a participant with that role")
+	// ErrSignature: a signature does not verify with the key that the snapshot has for its signer.
+	ErrSignature = errors.New("protocol: wrong signature")
+	// ErrQuorum: the signers have too little stake.
+	ErrQuorum = errors.New("protocol: not a quorum")
+	// ErrSnapshot: the record names another snapshot than the one it was checked against.
+	ErrSnapshot = errors.New("protocol: of another snapshot")
+)
+
 // FieldError is one broken rule. It unwraps to [ErrInvalid].
 type FieldError struct {
 	Field   string // path from the record down, as "genesis.groups[3].share"

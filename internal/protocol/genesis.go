@@ -68,7 +68,7 @@ func (g Genesis) faults(f faults) {
 type ProtocolState struct {
 	Version  uint32  `cbor:"version"`
 	Previous *Link   `cbor:"previous"` // dag-pb: the checkpoint this one was merged from; nil (CBOR null) at genesis
-	Groups   []Group `cbor:"groups"`   // sorted by name
+	Groups   []Group `cbor:"groups"`   // sorted by name; none in a model from elsewhere that nobody trains yet
 }
 
 // DecodeProtocolState decodes and checks a protocol.cbor.
@@ -84,7 +84,9 @@ func (s ProtocolState) faults(f faults) {
 	if s.Previous != nil {
 		f.link("previous", *s.Previous, DagPB)
 	}
-	f.groups("groups", s.Groups)
+	if len(s.Groups) > 0 {
+		f.groups("groups", s.Groups)
+	}
 }
 
 func (f faults) version(v uint32) {

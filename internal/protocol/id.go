@@ -3,7 +3,6 @@ package protocol
 import (
 	"bytes"
 	"encoding/hex"
-	"fmt"
 )
 
 // ID is a participant's 32-byte chain public key. In CBOR it is a byte string.
@@ -19,12 +18,4 @@ func (id ID) String() string { return hex.EncodeToString(id[:]) }
 func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
-func (id *ID) UnmarshalText(b []byte) error {
-	if len(b) != 2*len(id) {
-		return fmt.Errorf("%w: an id is %d hex digits, got %d", ErrInvalid, 2*len(id), len(b))
-	}
-	if _, err := hex.Decode(id[:], b); err != nil {
-		return fmt.Errorf("%w: id: %w", ErrInvalid, err)
-	}
-	return nil
-}
+func (id *ID) UnmarshalText(b []byte) error { return fromHex("id", id[:], b) }

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-multihash"
@@ -68,6 +69,9 @@ func LinkTo(codec uint64, data []byte) Link {
 
 // Cid returns the CID, cid.Undef for the zero Link.
 func (l Link) Cid() cid.Cid { return l.c }
+
+// Compare orders links by the bytes of their CIDs.
+func (l Link) Compare(other Link) int { return strings.Compare(l.c.KeyString(), other.c.KeyString()) }
 
 // Defined reports whether l names anything.
 func (l Link) Defined() bool { return l.c.Defined() }

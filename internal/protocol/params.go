@@ -11,6 +11,9 @@ type Rational struct {
 // maxTerm bounds both terms of a Rational, so that the merge's int64 arithmetic cannot overflow.
 const maxTerm = 1<<16 - 1
 
+// maxAlphas bounds a grid of scales.
+const maxAlphas = 64
+
 // Less reports whether r < other. Both must be valid.
 func (r Rational) Less(other Rational) bool {
 	return uint64(r.Num)*uint64(other.Den) < uint64(other.Num)*uint64(r.Den)
@@ -70,6 +73,8 @@ type Params struct {
 	CanaryToleranceNano int64 `cbor:"forget"`
 	// RewardPower is p: pay within a group is proportional to gain^p.
 	RewardPower uint32 `cbor:"power"`
+	// Schedule says when the phases of a cycle end.
+	Schedule Schedule `cbor:"schedule"`
 }
 
 // ProductionParams are the defaults of a real network.
@@ -87,6 +92,12 @@ func ProductionParams() Params {
 		GroupMassDen:        1,
 		CanaryToleranceNano: 2_000_000,
 		RewardPower:         1,
+		// With 3 s rounds and 12 s blocks a cycle is 72 minutes, one epoch of a Bittensor subnet: 50 for training, 1 for
+		// the last commitments to arrive, 13 for evaluation, 3 for the line search; it ends 2 before the next one begins.
+		Schedule: Schedule{
+			Commit: 1000, Custody: 1020, Open: 1025, Evaluate: 1285, Search: 60, End: 1400,
+			DeltaMillis: 1000, Rounds: 4, CycleBlocks: 360,
+		},
 	}
 }
 
@@ -97,6 +108,10 @@ func DemoParams() Params {
 	p.AlphaGrid = []Rational{{0, 1}, {1, 2}, {1, 1}}
 	p.ConfidenceMilli = 1000
 	p.CanaryToleranceNano = 10_000_000 // a weak bound on few samples would veto noise
+	p.Schedule = Schedule{             // ends in time with rounds of 0.28 s and longer; a dev chain makes a block per round
+		Commit: 3, Custody: 4, Open: 5, Evaluate: 10, Search: 5, End: 20,
+		DeltaMillis: 100, Rounds: 2, CycleBlocks: 22,
+	}
 	return p
 }
 
@@ -123,8 +138,9 @@ func (p Params) faults(f faults) {
 		f.add("massnum", "a cap of %d/%d of an equal part is below one; the masses could not sum to the whole", p.GroupMassNum, p.GroupMassDen)
 	}
 	f.tolerance("forget", p.CanaryToleranceNano)
-	if n := len(p.AlphaGrid); n < 2 || n > 64 {
-		f.add("alphas", "%d scales, want 2 to 64: 0 and at least one to try", n)
+	f.under("schedule", p.Schedule)
+	if n := len(p.AlphaGrid); n < 2 || n > maxAlphas {
+		f.add("alphas", "%d scales, want 2 to %d: 0 and at least one to try", n, maxAlphas)
 	}
 	for i, a := range p.AlphaGrid {
 		if f.full() {

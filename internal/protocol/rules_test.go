@@ -65,6 +65,7 @@ func TestRules(t *testing.T) {
 		{"genesis.params.z", breakGenesis(func(g *Genesis) { g.Params.ConfidenceMilli = 0 })},
 		{"genesis.params.massnum", breakGenesis(func(g *Genesis) { g.Params.GroupMassDen = 3 })},
 		{"genesis.params.power", breakGenesis(func(g *Genesis) { g.Params.RewardPower = 0 })},
+		{"genesis.params.schedule.rounds", breakGenesis(func(g *Genesis) { g.Params.Schedule.Rounds = 0 })},
 		{"genesis.params.alphas", breakGenesis(func(g *Genesis) { g.Params.AlphaGrid = g.Params.AlphaGrid[:1] })},
 		{"genesis.params.alphas[0]", breakGenesis(func(g *Genesis) { g.Params.AlphaGrid = g.Params.AlphaGrid[1:] })},
 		{"genesis.params.alphas[2]", breakGenesis(func(g *Genesis) { g.Params.AlphaGrid[2] = Rational{1, 5} })},
@@ -90,18 +91,24 @@ func TestRules(t *testing.T) {
 		{"measure.rows[0].n", breakMeasure(func(m *MergeMeasure) { m.Rows[0].N = 1 })},
 		{"measure.rows[1]", breakMeasure(func(m *MergeMeasure) { m.Rows[1].Domain = "asm" })},
 	} {
-		err := c.v.Validate()
-		if !errors.Is(err, ErrInvalid) {
-			t.Errorf("%s: %v", c.field, err)
-			continue
-		}
-		var field *FieldError
-		if !errors.As(err, &field) || field.Field != c.field {
-			t.Errorf("the first fault is of %v, want %s", err, c.field)
-		}
-		if _, err := Encode(c.v); !errors.Is(err, ErrInvalid) {
-			t.Errorf("%s: Encode wrote an invalid record (%v)", c.field, err)
-		}
+		wantFault(t, c.field, c.v)
+	}
+}
+
+// wantFault checks that v breaks a rule of that field first, and that Encode does not write it.
+func wantFault(t *testing.T, path string, v Record) {
+	t.Helper()
+	err := v.Validate()
+	if !errors.Is(err, ErrInvalid) {
+		t.Errorf("%s: %v", path, err)
+		return
+	}
+	var field *FieldError
+	if !errors.As(err, &field) || field.Field != path {
+		t.Errorf("the first fault is of %v, want %s", err, path)
+	}
+	if _, err := Encode(v); !errors.Is(err, ErrInvalid) {
+		t.Errorf("%s: Encode wrote an invalid record (%v)", path, err)
 	}
 }
 

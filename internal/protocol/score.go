@@ -102,8 +102,8 @@ func (r MergeRow) Validate() error { return validate("row", r) }
 
 func (r MergeRow) faults(f faults) {
 	f.name("domain", r.Domain)
-	if r.Alpha == 0 || r.Alpha >= 64 {
-		f.add("alpha", "%d is not a grid index from 1 to 63", r.Alpha)
+	if r.Alpha == 0 || r.Alpha >= maxAlphas {
+		f.add("alpha", "%d is not a grid index from 1 to %d", r.Alpha, maxAlphas-1)
 	}
 	if r.N < 2 {
 		f.add("n", "%d sequences; below two there is no standard error", r.N)

@@ -2,10 +2,12 @@ package protocol
 
 import (
 	"cmp"
+	"errors"
 	"os"
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -18,6 +20,9 @@ func TestSpecTables(t *testing.T) {
 	}
 	for _, v := range []any{
 		Rational{}, ExpertRef{}, Group{}, Domain{}, Genesis{}, Params{}, ProtocolState{}, DeltaHeader{}, TensorEntry{}, Row{}, MergeRow{}, MergeMeasure{},
+		Schedule{}, Snapshot{}, Participant{}, Binding{}, Head{}, Commitment{}, Manifest{}, Segment{}, Attestation{}, List{}, ListEntry{},
+		ScoreCommit{}, ScoreVector{}, GroupRows{}, MergeVector{}, Proposal{}, Value{}, WeightsValue{}, MinerWeight{}, MergeValue{},
+		Vote{}, StatusVote{}, Lock{}, VoteSig{}, Certificate{}, EquivocationProof{}, Submission{}, MinerWeight16{},
 	} {
 		typ := reflect.TypeOf(v)
 		var want []string
@@ -40,6 +45,41 @@ func TestSpecTables(t *testing.T) {
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("%s: the table has %v, the record %v", typ.Name(), got, want)
+		}
+	}
+}
+
+// TestSpecLimits compares the limits in the headings of docs/spec/records.md with the decoders.
+func TestSpecLimits(t *testing.T) {
+	text, err := os.ReadFile("../../docs/spec/records.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := make(map[string]int)
+	for heading := range strings.Lines(string(text)) {
+		if !strings.HasPrefix(heading, "## ") {
+			continue
+		}
+		for _, m := range regexp.MustCompile(`([A-Z][A-Za-z]+), ≤ ([0-9]+) (bytes|KiB|MiB)`).FindAllStringSubmatch(heading, -1) {
+			n, err := strconv.Atoi(m[2])
+			if err != nil {
+				t.Fatal(err)
+			}
+			documented[m[1]] = n * map[string]int{"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20}[m[3]]
+		}
+	}
+	for _, r := range records {
+		name := reflect.TypeOf(r.sample).Name()
+		limit, ok := documented[name]
+		if !ok {
+			t.Errorf("no limit of a %s", name)
+			continue
+		}
+		if _, err := r.decode(make([]byte, limit)); errors.Is(err, ErrTooLarge) {
+			t.Errorf("%s: %d bytes are too long: %v", name, limit, err)
+		}
+		if _, err := r.decode(make([]byte, limit+1)); !errors.Is(err, ErrTooLarge) {
+			t.Errorf("%s: %d bytes are not too long: %v", name, limit+1, err)
 		}
 	}
 }

@@ -209,7 +209,9 @@ func runSaved(ctx context.Context, job *training.Job, id [32]byte, path string, 
 	stop, cancel := context.WithCancel(ctx)
 	defer cancel()
 	err = job.Run(stop, func(p training.Progress) {
-		report(p)
+		if report != nil {
+			report(p)
+		}
 		if p.Step%saveEvery == 0 && p.Step < p.Steps {
 			if failed = training.WriteState(path, job.State(id)); failed != nil {
 				cancel()

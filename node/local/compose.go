@@ -1,6 +1,7 @@
 package local
 
 import (
+	"errors"
 	"fmt"
 	"sort"
 
@@ -38,9 +39,34 @@ func DefaultGenesis() GenesisOptions {
 // domainTolerance is how far a merge may raise a domain's mean loss before its lower bound vetoes, in nano-nats.
 const domainTolerance = 10_000_000
 
+// validate reports every fault of the options that would show only after long work, or not at all.
+func (o GenesisOptions) validate(base *model.Model, sets []*data.Dataset) error {
+	faults := []error{o.Plan.validate(base.Experts), o.Params.Validate()}
+	if n := base.Positions; int(o.Params.SequenceLength) > n {
+		faults = append(faults, fmt.Errorf("sequences of %d tokens, the base has %d positions; nothing could be trained or measured", o.Params.SequenceLength, n))
+	}
+	seen := map[string]bool{}
+	for _, d := range sets {
+		if seen[d.Name()] {
+			faults = append(faults, fmt.Errorf("domain %q is given twice", d.Name()))
+		}
+		seen[d.Name()] = true
+	}
+	switch {
+	case !seen[o.Canary]:
+		faults = append(faults, fmt.Errorf("no text of the canary %q; forgetting could not be measured", o.Canary))
+	case len(seen) == 1:
+		faults = append(faults, fmt.Errorf("no domain but the canary %q; there would be no group to train", o.Canary))
+	}
+	return errors.Join(faults...)
+}
+
 // Compose founds a network: it admits every dataset but the canary to the base as a group of its own and writes the
-// checkpoint Φ(0) to dir. The datasets' order does not matter.
+// checkpoint Φ(0) to dir. The datasets' order does not matter. After an error nothing is written.
 func Compose(b backend.Backend, base *model.Model, sets []*data.Dataset, dir string, o GenesisOptions) (protocol.Genesis, []Admission, error) {
+	if err := o.validate(base, sets); err != nil {
+		return protocol.Genesis{}, nil, fmt.Errorf("found a network: %w", err)
+	}
 	sets = append([]*data.Dataset(nil), sets...)
 	sort.Slice(sets, func(i, j int) bool { return sets[i].Name() < sets[j].Name() })
 	admitted, err := Plan(base, sets, o.Canary, o.Plan)
@@ -75,6 +101,10 @@ func Compose(b backend.Backend, base *model.Model, sets []*data.Dataset, dir str
 		}
 		g.Groups = append(g.Groups, grp)
 	}
+	g.Checkpoint = protocol.LinkTo(protocol.DagPB, nil) // until it is written: the rest is checked before
+	if err := g.Validate(); err != nil {
+		return protocol.Genesis{}, nil, err
+	}
 	m, err := admit(b, base, admitted, int(count)*o.Plan.Copies)
 	if err != nil {
 		return protocol.Genesis{}, nil, err
@@ -87,7 +117,7 @@ func Compose(b backend.Backend, base *model.Model, sets []*data.Dataset, dir str
 	if g.Checkpoint, err = protocol.NewLink(root); err != nil {
 		return protocol.Genesis{}, nil, err
 	}
-	return g, admitted, g.Validate()
+	return g, admitted, nil
 }
 
 // admit returns the base with the admitted experts appended.

@@ -61,13 +61,16 @@ func (n *Network) Judge(ctx context.Context, p *Phi, cycle uint64, beacons []val
 	return out, nil
 }
 
-// Beacons derives the randomness of a cycle and all before it from a text, for work without a network: the beacon of
-// cycle t is SHA-256("bzd/beacon" ‖ 0 ‖ text ‖ t as 8 bytes little endian).
+// lookBack is how many past cycles the largest Params.ExcludeCycles excludes.
+const lookBack = 1 << 16
+
+// Beacons derives the randomness of a cycle and of those before it, as many as any genesis looks back on, from a text,
+// for work without a network: the beacon of cycle t is SHA-256("bzd/beacon" ‖ 0 ‖ text ‖ t as 8 bytes little endian).
 func Beacons(text string, cycle uint64) []validation.Beacon {
-	out := make([]validation.Beacon, 0, cycle+1)
-	for t := int64(cycle); t >= 0; t-- {
+	var out []validation.Beacon
+	for k := range min(cycle, lookBack) + 1 {
 		h := append([]byte("bzd/beacon\x00"), text...)
-		out = append(out, sha256.Sum256(binary.LittleEndian.AppendUint64(h, uint64(t))))
+		out = append(out, sha256.Sum256(binary.LittleEndian.AppendUint64(h, cycle-k)))
 	}
 	return out
 }

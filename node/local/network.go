@@ -49,6 +49,9 @@ func NewNetwork(g protocol.Genesis, sets []*data.Dataset) (*Network, error) {
 		if link, err := protocol.NewLink(d.CID()); err != nil || link != dom.Dataset {
 			return nil, fmt.Errorf("%w: %s here is %s, the genesis names %s (another Go version or other files?)", ErrWrongData, d.Name(), d.CID(), dom.Dataset)
 		}
+		if _, err := d.Draw([32]byte{}, 0, n.window(), nil); err != nil {
+			return nil, err // no piece can hold such a window
+		}
 		q := n.quota(d.Name())
 		need := int64(g.Params.ProbeSamples) + 4*int64(g.Params.ExcludeCycles+1)*int64(q.Score+q.Merge)
 		if have := d.Windows(data.HeldOut, n.window()); have >= 0 && have < need {

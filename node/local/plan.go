@@ -1,6 +1,7 @@
 package local
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"sort"
@@ -12,7 +13,7 @@ import (
 // PlanOptions say how domains are admitted. See docs/genesis.md for the measurements behind the defaults.
 type PlanOptions struct {
 	Copies  int     // experts of its own that each domain gets per layer
-	Windows int     // training windows per domain whose routing is measured
+	Windows int     // training windows per domain whose routing is measured, rounded up to a whole batch
 	Shift   float64 // what a new router row adds to its base row's logit on text of its domain
 	Away    float64 // and, times Shift, takes away on other text
 	General float64 // weight of general text against the domain's own in the fit
@@ -22,6 +23,18 @@ type PlanOptions struct {
 // DefaultPlan is what genesis uses.
 func DefaultPlan() PlanOptions {
 	return PlanOptions{Copies: 2, Windows: 64, Shift: 1.5, Away: 2, General: 3, Ridge: 0.01}
+}
+
+// validate reports every fault at once.
+func (o PlanOptions) validate(experts int) error {
+	var faults []error
+	if o.Copies < 1 || o.Copies > experts {
+		faults = append(faults, fmt.Errorf("%d copies per domain, the base has %d experts to copy", o.Copies, experts))
+	}
+	if o.Windows < 1 {
+		faults = append(faults, fmt.Errorf("%d windows: without any no routing is measured", o.Windows))
+	}
+	return errors.Join(faults...)
 }
 
 // Admission is what one domain gets in one layer.
@@ -52,6 +65,9 @@ type routing struct {
 // where w is General for the canary and ½ for each other domain. The sums are exact-arithmetic products, the solution is
 // float64 in a fixed order, so the plan is the same everywhere.
 func Plan(base *model.Model, sets []*data.Dataset, canary string, o PlanOptions) ([]Admission, error) {
+	if err := o.validate(base.Experts); err != nil {
+		return nil, err
+	}
 	stats := make([][]routing, len(sets))
 	for i, d := range sets {
 		s, err := measureRouting(base, d, o.Windows)

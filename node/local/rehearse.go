@@ -10,6 +10,7 @@ import (
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/training"
 	"github.com/blockzero-net/bzd/training/backend"
+	"github.com/blockzero-net/bzd/training/delta"
 	"github.com/blockzero-net/bzd/training/optim"
 )
 
@@ -186,7 +187,7 @@ func (r *rehearsal) train(ctx context.Context, t int) ([]Submission, error) {
 			})
 			subs[i] = Submission{Miner: m.id, Group: m.group, Delta: d, Status: protocol.StatusOK}
 			switch {
-			case errors.Is(err, training.ErrDiverged):
+			case errors.Is(err, training.ErrDiverged), errors.Is(err, delta.ErrRange):
 				subs[i].Status, subs[i].Reason = protocol.StatusOffline, err.Error()
 			case err != nil:
 				errs[i] = err

@@ -35,7 +35,7 @@ func DefaultTrain(group, seed string, cycle uint64) TrainOptions {
 }
 
 // Train trains one group from p and returns the update as a delta, with the optimizer's moments for the next cycle. Only
-// the group's experts and router rows move.
+// the group's experts and router rows move. report may be nil.
 func Train(ctx context.Context, n *Network, p *Phi, o TrainOptions, report func(training.Progress)) (*delta.Delta, optim.State, error) {
 	fail := func(err error) (*delta.Delta, optim.State, error) { return nil, optim.State{}, err }
 	g, err := group(p.State, o.Group)
@@ -76,9 +76,6 @@ func Train(ctx context.Context, n *Network, p *Phi, o TrainOptions, report func(
 	if err != nil {
 		return fail(err)
 	}
-	if report == nil {
-		report = func(training.Progress) {}
-	}
 	if err := runSaved(ctx, job, id, o.StatePath, report); err != nil {
 		return fail(err)
 	}
@@ -90,12 +87,15 @@ func Train(ctx context.Context, n *Network, p *Phi, o TrainOptions, report func(
 		}
 		units[i] = make([]int32, len(after))
 		if err := delta.Quantize(units[i], after); err != nil {
-			return fail(fmt.Errorf("%s: %w", t.Name, err))
+			return fail(fmt.Errorf("%s has moved too far for a delta: %w; lower the learning rate", t.Name, err))
 		}
 	}
 	d, err := delta.New(delta.Expect{Base: p.Link, Group: g.Name, Tensors: layout}, units)
 	return d, opt.State(), err
 }
+
+// farthest bounds the number of a sequence of text.
+const farthest = 1 << 62
 
 func newJob(n *Network, m *model.Model, t *model.Trainable, opt *optim.AdamW, g protocol.Group, o TrainOptions) (*training.Job, error) {
 	seq := n.window() - 1
@@ -111,9 +111,12 @@ func newJob(n *Network, m *model.Model, t *model.Trainable, opt *optim.AdamW, g 
 	if o.Batch > 0 {
 		plan.Steps = int(o.Tokens / int64(o.Batch*seq))
 	}
+	if plan.Steps > 0 && o.Cycle > farthest/uint64(plan.Steps*o.Batch) {
+		return nil, fmt.Errorf("cycle %d is too far: its sequences of text have no number", o.Cycle)
+	}
 	plan.First = int64(o.Cycle) * int64(plan.Steps) * int64(o.Batch-o.Replay)
 	plan.FirstRep = int64(o.Cycle) * int64(plan.Steps) * int64(o.Replay)
-	if plan.Steps == 0 {
+	if o.Batch > 0 && plan.Steps < 1 {
 		return nil, fmt.Errorf("%d tokens are less than one step of %d sequences of %d", o.Tokens, o.Batch, seq)
 	}
 	var rep training.Source

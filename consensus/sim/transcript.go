@@ -1,0 +1,63 @@
+package sim
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/blockzero-net/bzd/consensus"
+	"github.com/blockzero-net/bzd/internal/protocol"
+)
+
+func short(h protocol.Hash) string { return h.String()[:6] }
+
+// describe is a message as the transcript shows it.
+func (n *network) describe(m consensus.Message) string {
+	r, err := m.Record()
+	if err != nil {
+		return "sends nonsense"
+	}
+	switch r := r.(type) {
+	case protocol.Proposal:
+		return fmt.Sprintf("propose round %d decision %s: %d vectors, %d lists, %d proofs", r.Round, short(r.Decision()),
+			len(r.Vectors), len(r.Lists), len(r.Proofs))
+	case protocol.Vote:
+		return fmt.Sprintf("vote round %d decision %s", r.Round, short(r.Digest))
+	case protocol.StatusVote:
+		return "status null"
+	case protocol.Certificate:
+		return certificate(r)
+	case protocol.EquivocationProof:
+		return "proof of " + r.Kind.String()
+	}
+	return m.Kind.String()
+}
+
+func certificate(c protocol.Certificate) string {
+	var signers []string
+	for _, s := range c.Signatures {
+		signers = append(signers, fmt.Sprintf("v%d", int(s.Validator[0])<<8|int(s.Validator[1])))
+	}
+	what := "null certificate"
+	if !c.Null() {
+		what = fmt.Sprintf("certificate round %d decision %s", c.Round, short(c.Decision()))
+	}
+	return what + " by " + strings.Join(signers, " ")
+}
+
+func describe(o consensus.Output) string {
+	s := o.Outcome.String()
+	if o.Late {
+		s = "late " + s
+	}
+	switch {
+	case o.Value == nil:
+		return s + ", no value"
+	case o.Value.Merge != nil:
+		return fmt.Sprintf("%s, alpha %d", s, o.Value.Merge.Alpha)
+	}
+	s += ", weights"
+	for _, w := range o.Value.Weights.Weights {
+		s += fmt.Sprintf(" %d", w.Weight)
+	}
+	return s
+}

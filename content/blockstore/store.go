@@ -1,0 +1,353 @@
+package blockstore
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/dgraph-io/badger/v4"
+	boxo "github.com/ipfs/boxo/blockstore"
+	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
+	mh "github.com/multiformats/go-multihash"
+)
+
+// Store is an open block store. All methods may be called at the same time; after Close they fail with [ErrClosed].
+type Store struct {
+	dir  string
+	opts Options
+	db   *badger.DB
+
+	// writes is held for reading while a block is written, and for writing while a damaged block is taken out or the
+	// memtable is flushed, which badger cannot do beside writes.
+	writes sync.RWMutex
+	gc     sync.Mutex // one collection at a time
+
+	life   sync.Mutex // guards closed and additions to users
+	closed bool
+	users  sync.WaitGroup
+}
+
+var (
+	_ boxo.Blockstore           = (*Store)(nil)
+	_ boxo.Viewer               = (*Store)(nil)
+	_ boxo.AllKeysChanWithErrer = (*Store)(nil)
+)
+
+// Open opens the store in dir, which is made if it does not exist. What a crash left half written is cut off. A
+// directory that is open elsewhere, in this process or another, is [ErrLocked].
+func Open(dir string, opts Options) (*Store, error) {
+	if err := opts.Validate(); err != nil {
+		return nil, err
+	}
+	opts = opts.withDefaults()
+	db, err := badger.Open(opts.badger(dir))
+	if err != nil {
+		return nil, explain(dir, err)
+	}
+	return &Store{dir: dir, opts: opts, db: db}, nil
+}
+
+// Close waits for calls under way, flushes and closes. Channels of AllKeysChan must be drained or cancelled.
+func (s *Store) Close() error {
+	s.life.Lock()
+	if s.closed {
+		s.life.Unlock()
+		return nil
+	}
+	s.closed = true
+	s.life.Unlock()
+	s.users.Wait()
+	return explain(s.dir, s.db.Close())
+}
+
+// enter keeps the store open until leave.
+func (s *Store) enter() error {
+	s.life.Lock()
+	defer s.life.Unlock()
+	if s.closed {
+		return ErrClosed
+	}
+	s.users.Add(1)
+	return nil
+}
+
+func (s *Store) leave() { s.users.Done() }
+
+// key is the multihash, which is what boxo's own block stores use.
+func key(c cid.Cid) []byte { return c.Hash() }
+
+// digest returns the hash that c promises. Only sha2-256 in full is taken: identity hashes would carry data in a name,
+// and short ones do not bind.
+func digest(c cid.Cid) ([]byte, error) {
+	if !c.Defined() {
+		return nil, fmt.Errorf("%w: no CID", ErrBlock)
+	}
+	d, err := mh.Decode(c.Hash())
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrBlock, c, err)
+	}
+	if d.Code != mh.SHA2_256 || d.Length != sha256.Size {
+		return nil, fmt.Errorf("%w: %s: hash 0x%x of %d bytes, want 32 bytes of sha2-256", ErrBlock, c, d.Code, d.Length)
+	}
+	return d.Digest, nil
+}
+
+// Check reports whether data is what c names and may be stored. Its error is [ErrBlock].
+func Check(c cid.Cid, data []byte) error {
+	want, err := digest(c)
+	if err != nil {
+		return err
+	}
+	if len(data) > MaxBlock {
+		return fmt.Errorf("%w: %s: %d bytes, want at most %d", ErrBlock, c, len(data), MaxBlock)
+	}
+	if got := sha256.Sum256(data); !bytes.Equal(got[:], want) {
+		return fmt.Errorf("%w: %s: %d bytes of another hash", ErrBlock, c, len(data))
+	}
+	return nil
+}
+
+// Has implements boxo's Blockstore. It looks at keys only: a block that the disk damaged is still there until it is read.
+func (s *Store) Has(_ context.Context, c cid.Cid) (bool, error) {
+	if _, err := digest(c); err != nil {
+		return false, nil // such a block cannot have been stored
+	}
+	if err := s.enter(); err != nil {
+		return false, err
+	}
+	defer s.leave()
+	ok, err := s.has(c)
+	return ok, explain(s.dir, err)
+}
+
+func (s *Store) has(c cid.Cid) (ok bool, err error) {
+	err = s.item(c, func(*badger.Item) error {
+		ok = true
+		return nil
+	})
+	return ok, err
+}
+
+// item calls fn with the entry of c, or not at all if there is none.
+func (s *Store) item(c cid.Cid, fn func(*badger.Item) error) error {
+	return s.db.View(func(t *badger.Txn) error {
+		it, err := t.Get(key(c))
+		if errors.Is(err, badger.ErrKeyNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return fn(it)
+	})
+}
+
+// GetSize returns the length of a block, or a "not found" error. Like Has it does not read the block.
+func (s *Store) GetSize(_ context.Context, c cid.Cid) (int, error) {
+	if _, err := digest(c); err != nil {
+		return -1, notFound(c)
+	}
+	if err := s.enter(); err != nil {
+		return -1, err
+	}
+	defer s.leave()
+	n := -1
+	err := s.item(c, func(it *badger.Item) error {
+		n = size(it)
+		return nil
+	})
+	if err == nil && n < 0 {
+		return -1, notFound(c)
+	}
+	return n, explain(s.dir, err)
+}
+
+// View calls fn with the bytes of a block, which it must neither change nor keep. fn runs inside a read transaction and
+// must be quick.
+func (s *Store) View(ctx context.Context, c cid.Cid, fn func([]byte) error) error {
+	if _, err := digest(c); err != nil {
+		return notFound(c)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+
+	var found, sound bool
+	var callback error
+	err := s.item(c, func(it *badger.Item) error {
+		found = true
+		return it.Value(func(v []byte) error {
+			if sound = s.sound(c, it, v); sound {
+				callback = fn(v)
+			}
+			return nil
+		})
+	})
+	switch {
+	case err != nil:
+		return explain(s.dir, err)
+	case !found:
+		return notFound(c)
+	case !sound:
+		if err := s.drop(c); err != nil {
+			return err
+		}
+		return fmt.Errorf("%w: %s: %w", ErrCorrupt, s.dir, notFound(c))
+	}
+	return callback
+}
+
+// size is the length of an entry's value. badger's own figure takes the two varints of a value log entry's header for a
+// byte less than they are from 16 KiB on; with keys of 34 + 8 bytes the length of the value's varint is all that varies.
+func size(it *badger.Item) int {
+	about := int(it.ValueSize())
+	if about < 1<<10 { // below the threshold, so kept with the key, where the figure is exact
+		return about
+	}
+	var buf [binary.MaxVarintLen64]byte
+	for varint := 1; varint <= 4; varint++ {
+		if n := about + 2 - varint; binary.PutUvarint(buf[:], uint64(n)) == varint {
+			return n
+		}
+	}
+	return about
+}
+
+// sound reports whether v is what was stored. badger gives no error but a nil value where it cannot read.
+func (s *Store) sound(c cid.Cid, it *badger.Item, v []byte) bool {
+	return len(v) == size(it) && (!s.opts.VerifyReads || Check(c, v) == nil)
+}
+
+// drop deletes a block that is damaged, unless somebody has stored it anew.
+func (s *Store) drop(c cid.Cid) error {
+	s.writes.Lock()
+	defer s.writes.Unlock()
+	var sound bool
+	err := s.item(c, func(it *badger.Item) error {
+		return it.Value(func(v []byte) error {
+			sound = s.sound(c, it, v)
+			return nil
+		})
+	})
+	if err == nil && !sound {
+		err = s.db.Update(func(t *badger.Txn) error { return t.Delete(key(c)) })
+	}
+	return explain(s.dir, err)
+}
+
+// Get returns a block, or an error that is a "not found" ([format.IsNotFound]).
+//
+// [format.IsNotFound]: https://pkg.go.dev/github.com/ipfs/go-ipld-format#IsNotFound
+func (s *Store) Get(ctx context.Context, c cid.Cid) (blocks.Block, error) {
+	var data []byte
+	if err := s.View(ctx, c, func(v []byte) error {
+		data = bytes.Clone(v)
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	if data == nil {
+		data = []byte{}
+	}
+	return blocks.NewBlockWithCid(data, c)
+}
+
+// Put stores a block, after checking it; one that is there already is left alone.
+func (s *Store) Put(ctx context.Context, b blocks.Block) error {
+	return s.PutMany(ctx, []blocks.Block{b})
+}
+
+// PutMany checks all blocks and stores those that are not there. The blocks are the caller's until it returns. It is not
+// atomic: after an error some may be stored, each of them whole.
+func (s *Store) PutMany(ctx context.Context, bs []blocks.Block) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	for _, b := range bs {
+		if err := Check(b.Cid(), b.RawData()); err != nil {
+			return err
+		}
+	}
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	s.writes.RLock()
+	defer s.writes.RUnlock()
+
+	var fresh []blocks.Block
+	var total uint64
+	for _, b := range bs {
+		ok, err := s.has(b.Cid())
+		if err != nil {
+			return explain(s.dir, err)
+		}
+		if !ok {
+			fresh = append(fresh, b)
+			total += uint64(len(b.RawData()))
+		}
+	}
+	if len(fresh) == 0 {
+		return nil
+	}
+	if err := s.room(total); err != nil {
+		return err
+	}
+	batch := s.db.NewWriteBatch()
+	defer batch.Cancel()
+	for _, b := range fresh {
+		if err := batch.Set(key(b.Cid()), b.RawData()); err != nil {
+			return explain(s.dir, err)
+		}
+	}
+	return explain(s.dir, batch.Flush())
+}
+
+// room fails if size more bytes would leave the disk less than the reserve.
+func (s *Store) room(size uint64) error {
+	free, err := s.opts.Free(s.dir)
+	if err != nil {
+		return fmt.Errorf("blockstore: free space of %s: %w", s.dir, err)
+	}
+	if free < s.opts.Reserve || free-s.opts.Reserve < size {
+		return fmt.Errorf("%w: %s has %d MiB left and %d MiB are kept free; free some space, or move the directory to a larger disk",
+			ErrDiskFull, s.dir, free>>20, s.opts.Reserve>>20)
+	}
+	return nil
+}
+
+// DeleteBlock deletes a block; one that is not there is no error. The space comes back with [Store.GC].
+func (s *Store) DeleteBlock(_ context.Context, c cid.Cid) error {
+	if _, err := digest(c); err != nil {
+		return nil
+	}
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	s.writes.RLock()
+	defer s.writes.RUnlock()
+	ok, err := s.has(c)
+	if err == nil && ok {
+		err = s.db.Update(func(t *badger.Txn) error { return t.Delete(key(c)) })
+	}
+	return explain(s.dir, err)
+}
+
+// Sync returns when everything stored before the call has reached the disk.
+func (s *Store) Sync() error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	return explain(s.dir, s.db.Sync())
+}

@@ -1,0 +1,14 @@
+// Package exchange moves blocks between peers with bitswap, and knows what the things made of blocks look like.
+//
+// An [Exchange] serves a block store to the peers of a libp2p host and fetches into it: single blocks ([Exchange.Fetch]),
+// checkpoints ([Exchange.FetchDAG]) and datasets ([Exchange.FetchDataset]). What is in the store does not move again, so
+// a checkpoint that differs from the last in one expert group costs that group. Every fetch has [Bounds] and tells what
+// moved ([Progress]); it ends with its context, for no peer owes anybody an answer. Nothing reaches the store but blocks
+// that were asked for and have their CID's hash; [Config].Penalise hears of peers that send others.
+//
+// [Publish] turns a checkpoint directory into blocks and [Materialize] turns blocks into the directory again. They need
+// a store only: given an Exchange instead of one, Publish also wakes the peers that wait.
+//
+// Which peers there are and which of them are worth a connection is decided in p2p. This package must never import
+// another domain. It reads no clock.
+package exchange

@@ -1,0 +1,102 @@
+package exchange
+
+import (
+	"context"
+	"fmt"
+	"iter"
+
+	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
+
+	"github.com/blockzero-net/bzd/content/checkpoint"
+	"github.com/blockzero-net/bzd/internal/protocol"
+)
+
+// Putter takes blocks: a block store, or an [Exchange], which also hands them to the peers that wait.
+type Putter interface {
+	PutMany(context.Context, []blocks.Block) error
+}
+
+// publisher stores blocks in batches, in the order they come.
+type publisher struct {
+	ctx   context.Context
+	store Putter
+	batch []blocks.Block
+	held  int    // bytes of batch
+	total uint64 // bytes stored or held
+}
+
+func (p *publisher) add(b blocks.Block) error {
+	p.batch = append(p.batch, b)
+	p.held += len(b.RawData())
+	p.total += uint64(len(b.RawData()))
+	if p.held < putBatch && len(p.batch) < 1024 {
+		return nil
+	}
+	return p.flush()
+}
+
+func (p *publisher) flush() error {
+	if err := p.ctx.Err(); err != nil {
+		return err
+	}
+	batch := p.batch
+	p.batch, p.held = nil, 0
+	return p.store.PutMany(p.ctx, batch)
+}
+
+// Publish puts the blocks of the checkpoint in dir into a store, children before parents, and returns its CID and the
+// bytes of its blocks.
+func Publish(ctx context.Context, store Putter, dir string) (cid.Cid, uint64, error) {
+	p := &publisher{ctx: ctx, store: store}
+	root, err := checkpoint.Blocks(dir, p.add)
+	if err == nil {
+		err = p.flush()
+	}
+	if err != nil {
+		return cid.Undef, 0, fmt.Errorf("publish %s: %w", dir, err)
+	}
+	return root, p.total, nil
+}
+
+// PublishDataset puts a dataset's pieces into a store, and its record after them. It returns the CID of the record and
+// the bytes of all blocks. The pieces must be those that the record links to.
+func PublishDataset(ctx context.Context, store Putter, record []byte, pieces iter.Seq2[cid.Cid, []byte]) (cid.Cid, uint64, error) {
+	links, err := recordLinks(record)
+	if err != nil {
+		return cid.Undef, 0, fmt.Errorf("publish a dataset: %w", err)
+	}
+	want := cid.NewSet()
+	for _, c := range links {
+		want.Add(c)
+	}
+	p := &publisher{ctx: ctx, store: store}
+	for c, data := range pieces {
+		if !want.Has(c) {
+			return cid.Undef, 0, fmt.Errorf("publish a dataset: %w: the record does not link to piece %s", ErrContent, c)
+		}
+		want.Remove(c)
+		b, err := blocks.NewBlockWithCid(data, c)
+		if err == nil {
+			err = p.add(b)
+		}
+		if err != nil {
+			return cid.Undef, 0, fmt.Errorf("publish a dataset: %w", err)
+		}
+	}
+	if want.Len() > 0 {
+		return cid.Undef, 0, fmt.Errorf("publish a dataset: %w: %d pieces of the record are not given", ErrContent, want.Len())
+	}
+	root := protocol.LinkTo(protocol.DagCBOR, record).Cid()
+	b, err := blocks.NewBlockWithCid(record, root)
+	if err == nil {
+		err = p.add(b)
+	}
+	if err == nil {
+		err = p.flush()
+	}
+	if err != nil {
+		return cid.Undef, 0, fmt.Errorf("publish a dataset: %w", err)
+	}
+	return root, p.total, nil
+}

@@ -1,0 +1,281 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/blockzero-net/bzd/consensus"
+	"github.com/blockzero-net/bzd/consensus/beacon"
+	"github.com/blockzero-net/bzd/consensus/runner"
+	"github.com/blockzero-net/bzd/internal/protocol"
+	"github.com/blockzero-net/bzd/p2p"
+	"github.com/blockzero-net/bzd/p2p/gossip"
+)
+
+// Topics and protocols of the network.
+const (
+	topicCommit = "commit" // commitments of miners
+	topicAgree  = "agree"  // lists, scores, proposals, votes, certificates
+)
+
+var (
+	askRecord      = p2p.Protocol{Name: "record", MaxRequest: 64, MaxResponse: consensus.MaxMessage, Bound: true}
+	askCertificate = p2p.Protocol{Name: "certificate", MaxRequest: 8, MaxResponse: consensus.MaxMessage}
+)
+
+// agreement is the part of a node that takes messages for one instance.
+type agreementRun struct {
+	*runner.Runner
+	instance protocol.Instance
+}
+
+// earlyMessages bounds what is kept for an instance that has not begun here.
+const earlyMessages = 256
+
+// agreement starts an instance: messages that came early are handed to it.
+func (n *Node) agreement(ctx context.Context, t timeline, s protocol.Snapshot, i protocol.Instance, parent protocol.Hash, start uint64,
+	derive func(consensus.Set) (protocol.Value, error)) (*agreementRun, error) {
+	sig, err := n.beacon.Signature(ctx, t.anchor) // not known when the snapshot was taken
+	if err != nil {
+		return nil, fmt.Errorf("beacon round %d: %w", t.anchor, err)
+	}
+	proposers := consensus.Proposers(protocol.Hash(beacon.Randomness(sig)), i, s, int(t.schedule.Rounds))
+	r, err := runner.New(runner.Config{
+		Machine: consensus.Config{
+			Network: n.cfg.Network, Cycle: t.cycle, Instance: i, Parent: parent, Self: n.cfg.ID, Key: n.cfg.Key, Snapshot: s,
+			Proposers: proposers, Start: int64(start), Delta: int64(t.schedule.DeltaMillis), Rounds: int64(t.schedule.Rounds),
+			Derive: derive, Restore: n.restored,
+		},
+		Network: validators{n}, Clock: cycleClock{n, t}, Log: n.wal,
+		Fault: func(err error) { n.trouble(t.cycle, err) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	run := &agreementRun{r, i}
+	n.mu.Lock()
+	n.current = append(n.current, run)
+	early := n.early
+	n.early = nil
+	n.mu.Unlock()
+	for _, m := range early {
+		n.deliver(m)
+	}
+	return run, nil
+}
+
+// cycleClock is a cycle's time in milliseconds since its anchor.
+type cycleClock struct {
+	n *Node
+	t timeline
+}
+
+func (c cycleClock) Now() int64 { return c.t.since(c.n.cfg.Now()) }
+
+func (c cycleClock) At(millis int64, f func()) (stop func()) {
+	timer := time.AfterFunc(time.Duration(millis-c.Now())*time.Millisecond, f)
+	return func() { timer.Stop() }
+}
+
+// validators reaches the other validators: by gossip, and by asking peers for records.
+type validators struct{ n *Node }
+
+func (v validators) Send(ctx context.Context, message []byte) error {
+	if v.n.cfg.Behaviour.Silent && consensus.Kind(message[0]) == consensus.KindProposal {
+		return nil
+	}
+	return v.n.agree.Publish(ctx, message)
+}
+
+func (v validators) Fetch(ctx context.Context, name consensus.Name) ([]byte, error) {
+	err := errors.New("nobody to ask")
+	for _, p := range v.n.host.Peers() {
+		if p.Standing != p2p.Bound {
+			continue
+		}
+		var b []byte
+		if b, err = v.n.host.Request(ctx, p.Peer, askRecord, append([]byte{byte(name.Kind)}, name.Hash[:]...)); err == nil && len(b) > 0 {
+			return b, nil
+		}
+	}
+	return nil, err
+}
+
+// held answers askRecord.
+func (n *Node) held(_ context.Context, _ peer.ID, request []byte) ([]byte, error) {
+	if len(request) != 1+len(protocol.Hash{}) {
+		return nil, errors.New("not a name")
+	}
+	name := consensus.Name{Kind: consensus.Kind(request[0]), Hash: protocol.Hash(request[1:])}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, r := range n.current {
+		if b, ok := r.Held(name); ok {
+			return b, nil
+		}
+	}
+	return nil, nil
+}
+
+// join subscribes to the topics and answers questions.
+func (n *Node) join(ctx context.Context) error {
+	var err error
+	if n.gossip, err = gossip.New(ctx, n.host, gossip.Options{Topics: []string{topicCommit, topicAgree}, MaxMessage: consensus.MaxMessage}); err != nil {
+		return err
+	}
+	n.closers = append(n.closers, func() error { n.gossip.Close(); return nil })
+	if n.commits, err = n.gossip.Join(topicCommit, n.judgeCommit); err != nil {
+		return err
+	}
+	if n.agree, err = n.gossip.Join(topicAgree, n.judgeMessage); err != nil {
+		return err
+	}
+	n.host.Handle(askRecord, n.held)
+	n.host.Handle(askCertificate, n.certificateOf)
+	return nil
+}
+
+// judgeCommit decides about a commitment before it is relayed: what everybody must see as wrong is rejected, what depends
+// on local knowledge is ignored.
+func (n *Node) judgeCommit(_ context.Context, _ peer.ID, raw []byte) gossip.Verdict {
+	c, err := protocol.DecodeCommitment(raw)
+	if err != nil || c.Network != n.cfg.Network {
+		return gossip.Reject
+	}
+	n.mu.Lock()
+	s := n.snapshot
+	n.mu.Unlock()
+	p, ok := s.Find(c.Miner)
+	if !ok || !p.Roles.Has(protocol.RoleMiner) || p.Group != c.Group {
+		return gossip.Ignore // perhaps in another snapshot
+	}
+	if !c.VerifySig(p.Key) {
+		return gossip.Reject
+	}
+	return gossip.Accept
+}
+
+// judgeMessage likewise.
+func (n *Node) judgeMessage(_ context.Context, _ peer.ID, raw []byte) gossip.Verdict {
+	m, err := consensus.DecodeMessage(raw)
+	if err != nil {
+		return gossip.Reject
+	}
+	r, err := m.Record()
+	if err != nil {
+		return gossip.Reject
+	}
+	signed, ok := r.(protocol.Signed)
+	if !ok {
+		return gossip.Accept // certificates and proofs are verified where they are used
+	}
+	n.mu.Lock()
+	s := n.snapshot
+	n.mu.Unlock()
+	switch err := s.Check(signed, protocol.RoleValidator); {
+	case errors.Is(err, protocol.ErrSigner):
+		return gossip.Ignore
+	case err != nil:
+		return gossip.Reject
+	}
+	return gossip.Accept
+}
+
+// listenToTopics hands accepted messages to the cycle that is under way.
+func (n *Node) listenToTopics(ctx context.Context) {
+	n.background.Go(func() {
+		for {
+			m, err := n.commits.Next(ctx)
+			if err != nil {
+				return
+			}
+			if c, err := protocol.DecodeCommitment(m.Data); err == nil {
+				n.takeCommit(ctx, c)
+			}
+		}
+	})
+	n.background.Go(func() {
+		for {
+			m, err := n.agree.Next(ctx)
+			if err != nil {
+				return
+			}
+			if !m.Own {
+				n.deliver(m.Data)
+			}
+		}
+	})
+}
+
+func (n *Node) takeCommit(ctx context.Context, c protocol.Commitment) {
+	n.mu.Lock()
+	k := n.custody
+	n.mu.Unlock()
+	if k != nil && c.Cycle == k.t.cycle {
+		k.take(ctx, c)
+	}
+}
+
+// deliver gives a message to whom it concerns.
+func (n *Node) deliver(raw []byte) {
+	m, err := consensus.DecodeMessage(raw)
+	if err != nil {
+		return
+	}
+	switch m.Kind {
+	case consensus.KindCertificate:
+		if c, err := protocol.DecodeCertificate(m.Bytes); err == nil {
+			n.learn(c)
+		}
+	case consensus.KindList:
+		if l, err := protocol.DecodeList(m.Bytes); err == nil {
+			n.mu.Lock()
+			k := n.custody
+			n.mu.Unlock()
+			if k != nil && l.Cycle == k.t.cycle {
+				k.addList(l)
+			}
+		}
+	}
+	n.mu.Lock()
+	runs := append([]*agreementRun(nil), n.current...)
+	n.mu.Unlock()
+	taken := false
+	for _, r := range runs {
+		if err := r.Receive(raw); err == nil {
+			taken = true
+		}
+	}
+	if !taken && (m.Kind == consensus.KindMergeVector || m.Kind == consensus.KindProposal || m.Kind == consensus.KindVote || m.Kind == consensus.KindList) {
+		n.mu.Lock()
+		if len(n.early) < earlyMessages {
+			n.early = append(n.early, raw)
+		}
+		n.mu.Unlock()
+	}
+}
+
+// publishList sends a validator's list to all.
+func (n *Node) publishList(ctx context.Context, l protocol.List) error {
+	m, err := consensus.NewMessage(l)
+	if err != nil {
+		return err
+	}
+	return n.agree.Publish(ctx, m.Encode())
+}
+
+// openJournal opens the write-ahead log of what this validator signed.
+func (n *Node) openJournal() error {
+	w, records, err := runner.OpenWAL(filepath.Join(n.cfg.Dir, "journal"), func([]byte) bool { return true })
+	if err != nil {
+		return err
+	}
+	n.wal, n.restored = w, records
+	n.closers = append(n.closers, w.Close)
+	return nil
+}

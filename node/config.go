@@ -1,0 +1,118 @@
+package node
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/blockzero-net/bzd/consensus/beacon"
+	"github.com/blockzero-net/bzd/consensus/chain"
+	"github.com/blockzero-net/bzd/internal/protocol"
+)
+
+// Config is what a node needs to know. Everything it computes with comes from the genesis that it fetches by its CID.
+type Config struct {
+	Dir       string        // everything the node keeps: keys, blocks, checkpoints, journal
+	Network   protocol.Link // the genesis document
+	Roles     protocol.Role
+	ID        protocol.ID        // on the chain
+	Key       ed25519.PrivateKey // signs protocol records; the registry has its public half
+	Group     string             // that a miner serves
+	Listen    []string           // multiaddresses; none: the node only dials
+	Bootstrap []string           // multiaddresses with /p2p/<peer id>
+	Gateway   string             // address of the HTTP gateway, such as 127.0.0.1:0; empty: none
+
+	Threads int    // goroutines that measuring may use
+	ISA     string // instruction set, empty for the fastest
+	Seed    string // of the miner's order of reading the text
+
+	// Behaviour lets a test network contain cheaters and failures. The zero value is honest.
+	Behaviour Behaviour
+
+	Now    func() time.Time
+	Events func(Event) // called from several goroutines; must return quickly. May be nil
+}
+
+// Chain is what a node takes part on: a chain and the beacon that goes with it.
+type Chain struct {
+	Client      chain.Client
+	BlockPeriod time.Duration
+	Beacon      beacon.Source // of round signatures; they are verified
+	Public      beacon.Public
+	Clock       beacon.Clock // when rounds are published
+}
+
+// Validate reports every fault at once.
+func (c Chain) Validate() error {
+	var faults []error
+	if c.Client == nil {
+		faults = append(faults, errors.New("node: no chain; the node would not know who takes part"))
+	}
+	if c.Beacon == nil {
+		faults = append(faults, errors.New("node: no beacon; nothing could be opened or drawn"))
+	}
+	if c.BlockPeriod <= 0 || c.Clock.Period <= 0 || c.BlockPeriod%c.Clock.Period != 0 {
+		faults = append(faults, fmt.Errorf("node: block period %v is no multiple of the beacon's %v; a cycle's draw would depend on the time", c.BlockPeriod, c.Clock.Period))
+	}
+	return errors.Join(append(faults, c.Clock.Validate())...)
+}
+
+// Behaviour is what a node does wrong on purpose.
+type Behaviour struct {
+	Late     bool // commits after the deadline
+	Corrupt  bool // commits to sealed bytes that do not open
+	Withhold bool // commits without serving the blocks
+	Worse    bool // submits the opposite of what it learned
+	Silent   bool // never proposes
+}
+
+// Validate reports every fault at once.
+func (c Config) Validate() error {
+	var faults []error
+	need := func(ok bool, format string, a ...any) {
+		if !ok {
+			faults = append(faults, fmt.Errorf("node: "+format, a...))
+		}
+	}
+	need(c.Dir != "", "no directory; keys and blocks would be lost")
+	need(c.Network.Defined(), "no network: give the CID of its genesis")
+	need(c.Roles != 0, "no role; the node would do nothing")
+	need(!c.Roles.Has(protocol.RoleMiner) || c.Group != "", "a miner serves a group; none is given")
+	need(len(c.Key) == ed25519.PrivateKeySize || !c.Roles.Has(protocol.RoleMiner) && !c.Roles.Has(protocol.RoleValidator), "no key to sign with")
+	need(c.Now != nil, "no clock")
+	return errors.Join(faults...)
+}
+
+// Event is something that happened in a node, for whoever shows it.
+type Event struct {
+	Kind  EventKind
+	Cycle uint64
+	Text  string
+
+	Done, Total int                    // of Training
+	Certified   bool                   // of Decided
+	Decision    time.Duration          // of Decided: from the end of evaluation to the certificate
+	Weights     []protocol.MinerWeight // of Decided, instance W
+	Rows        []protocol.GroupRows   // of Scored
+	Next        protocol.Link          // of Advanced
+	Alpha       protocol.Rational      // of Advanced
+	Bytes       int64                  // of Committed
+	Miner       protocol.ID            // of Reason
+}
+
+// EventKind says what happened.
+type EventKind uint8
+
+// The kinds.
+const (
+	Started   EventKind = iota + 1 // Text is the node's address
+	Phase                          // Text is the phase that begins
+	Training                       // Done of Total steps
+	Committed                      // Bytes were sealed and committed to
+	Reason                         // why Miner's work was not taken: Text
+	Scored                         // Rows were measured
+	Decided                        // W has an output
+	Advanced                       // the cycle ended with checkpoint Next
+	Trouble                        // Text says what went wrong; the node goes on
+)

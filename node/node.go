@@ -1,0 +1,249 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/blockzero-net/bzd/consensus"
+	"github.com/blockzero-net/bzd/consensus/beacon"
+	"github.com/blockzero-net/bzd/consensus/runner"
+	"github.com/blockzero-net/bzd/content/blockstore"
+	"github.com/blockzero-net/bzd/content/exchange"
+	"github.com/blockzero-net/bzd/internal/protocol"
+	"github.com/blockzero-net/bzd/node/local"
+	"github.com/blockzero-net/bzd/p2p"
+	"github.com/blockzero-net/bzd/p2p/gossip"
+	"github.com/blockzero-net/bzd/training/cpu"
+)
+
+// Node is one participant. New opens what it keeps, Run takes part until its context ends, Close releases everything in
+// reverse order.
+type Node struct {
+	cfg     Config
+	on      Chain
+	backend *cpu.Backend
+	store   *blockstore.Store
+	host    *p2p.Host
+	content *files
+	gossip  *gossip.Gossip
+	beacon  *beacon.Cache
+	closers []func() error
+	httpd   *http.Server
+
+	commits, agree *gossip.Topic
+	wal            *runner.WAL
+	restored       [][]byte // what wal held when it was opened
+
+	genesis protocol.Genesis
+	local   *local.Network
+	phi     *local.Phi
+	parent  protocol.Hash // the decision that phi rests on
+	held0   uint64        // the cycle that phi begins
+
+	mu       sync.Mutex
+	registry map[protocol.ID]protocol.Key
+	snapshot protocol.Snapshot // of the current cycle
+	custody  *custody          // of the current cycle, nil on a node that does not validate
+	current  []*agreementRun   // that take messages
+	early    [][]byte          // messages for an instance that has not begun here
+	gateway  string
+
+	certificates map[uint64]protocol.Certificate // of merges, by cycle
+	learned      chan struct{}                   // closed when a certificate arrives
+
+	background sync.WaitGroup
+}
+
+// New opens the node's directory and its sockets. It fetches nothing yet.
+func New(cfg Config) (_ *Node, err error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, registry: map[protocol.ID]protocol.Key{}, certificates: map[uint64]protocol.Certificate{}, learned: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			n.Close()
+		}
+	}()
+	for _, d := range []string{"checkpoints", "blocks"} {
+		if err := os.MkdirAll(filepath.Join(cfg.Dir, d), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	if n.backend, err = cpu.New(cpu.Options{Threads: 1, ISA: cpu.ISA(cfg.ISA)}); err != nil {
+		return nil, err
+	}
+	if n.store, err = blockstore.Open(filepath.Join(cfg.Dir, "blocks"), blockstore.DefaultOptions()); err != nil {
+		return nil, err
+	}
+	n.closers = append(n.closers, n.store.Close)
+	if n.host, err = n.listen(); err != nil {
+		return nil, err
+	}
+	n.closers = append(n.closers, n.host.Close)
+	x := exchange.New(n.host.Libp2p(), n.store, exchange.Config{})
+	n.closers = append(n.closers, x.Close)
+	n.content = &files{Exchange: x, dir: filepath.Join(cfg.Dir, "checkpoints")}
+	return n, nil
+}
+
+// clock is the real time for p2p.
+type clock struct{ now func() time.Time }
+
+func (c clock) Now() time.Time                         { return c.now() }
+func (c clock) After(d time.Duration) <-chan time.Time { return time.NewTimer(d).C }
+
+func (n *Node) listen() (*p2p.Host, error) {
+	key, err := p2p.LoadKey(filepath.Join(n.cfg.Dir, "peer.key"))
+	if err != nil {
+		return nil, err
+	}
+	c := p2p.Config{Network: n.cfg.Network, Key: key, Listen: n.cfg.Listen, Bootstrap: n.cfg.Bootstrap, Clock: clock{n.cfg.Now},
+		Registry: func(id protocol.ID) (protocol.Key, bool) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			k, ok := n.registry[id]
+			return k, ok
+		}}
+	h, err := p2p.New(c)
+	if err != nil {
+		return nil, err
+	}
+	if n.cfg.Key != nil {
+		b, err := p2p.NewBinding(n.cfg.Network, n.cfg.ID, h.ID(), n.cfg.Key)
+		if err == nil {
+			err = h.SetBinding(b)
+		}
+		if err != nil {
+			return nil, errors.Join(err, h.Close())
+		}
+	}
+	return h, nil
+}
+
+// Addrs are the addresses that others can dial.
+func (n *Node) Addrs() []string { return n.host.Addrs() }
+
+// Gateway is the address of the HTTP gateway, empty if there is none.
+func (n *Node) Gateway() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.gateway
+}
+
+// Store is the node's block store, for a founder to put the genesis in.
+func (n *Node) Store() exchange.Putter { return n.content }
+
+// Close releases what New and Run opened.
+func (n *Node) Close() error {
+	n.background.Wait()
+	var errs []error
+	for i := len(n.closers) - 1; i >= 0; i-- {
+		errs = append(errs, n.closers[i]())
+	}
+	n.closers = nil
+	return errors.Join(errs...)
+}
+
+func (n *Node) threads() int { return max(1, n.cfg.Threads) }
+
+func (n *Node) schedule() protocol.Schedule { return n.genesis.Params.Schedule }
+
+func (n *Node) event(e Event) {
+	if n.cfg.Events != nil {
+		n.cfg.Events(e)
+	}
+}
+
+func (n *Node) trouble(cycle uint64, err error) {
+	if !errors.Is(err, context.Canceled) {
+		n.event(Event{Kind: Trouble, Cycle: cycle, Text: err.Error()})
+	}
+}
+
+// payloadLimit bounds the payload of one delta: a group's tensors in the largest codec, and room for its table.
+func (n *Node) payloadLimit() uint64 {
+	limit := uint64(0)
+	for _, g := range n.genesis.Groups {
+		limit = max(limit, uint64(len(g.Experts))*uint64(3*n.phi.Model.Width*n.phi.Model.Dim+n.phi.Model.Dim)*4)
+	}
+	return limit + 1<<20
+}
+
+// Run takes part until ctx ends or, with cycles above 0, until that many cycles are over. Start comes before.
+func (n *Node) Run(ctx context.Context, on Chain, cycles uint64) error {
+	if err := on.Validate(); err != nil {
+		return err
+	}
+	n.on = on
+	var err error
+	if n.beacon, err = beacon.NewCache(beacon.CacheConfig{Public: on.Public, Clock: on.Clock, Now: n.cfg.Now}, on.Beacon); err != nil {
+		return err
+	}
+	n.listenToTopics(ctx)
+	cycle, err := n.firstCycle(ctx)
+	if err != nil {
+		return err
+	}
+	for ; cycles == 0 || cycle < cycles; cycle++ {
+		if err := n.cycle(ctx, cycle); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// firstCycle is the one that begins next: the one after the cycle that is under way, or cycle 0 if the chain is at its
+// first block. It waits for a chain that does not answer yet.
+func (n *Node) firstCycle(ctx context.Context) (uint64, error) {
+	for {
+		head, err := n.on.Client.Head(ctx)
+		if err == nil {
+			cycle := cycleAt(n.schedule(), head.Height)
+			if head.Height > startHeight(n.schedule(), cycle) {
+				cycle++
+			}
+			return cycle, nil
+		}
+		if err := beacon.Sleep(ctx, n.on.BlockPeriod/8); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// cycle takes part in one cycle. Only the end of ctx is an error; whatever else goes wrong costs this node its part.
+func (n *Node) cycle(ctx context.Context, cycle uint64) error {
+	t, s, err := n.waitCycle(ctx, cycle)
+	if err != nil {
+		return err
+	}
+	n.enter(t, s)
+	if err := n.catchUp(ctx, t); err != nil {
+		n.trouble(cycle, err)
+	}
+	outer := ctx
+	ctx, cancel := context.WithDeadline(ctx, t.at(t.End))
+	defer cancel()
+	var wg sync.WaitGroup
+	if n.cfg.Roles.Has(protocol.RoleMiner) {
+		wg.Go(func() {
+			if err := n.mine(ctx, t, n.phi); err != nil {
+				n.trouble(cycle, err)
+			}
+		})
+	}
+	var out consensus.Output
+	if c := n.custody; c != nil {
+		if out, err = n.validate(ctx, t, s, n.phi, c); err != nil {
+			n.trouble(cycle, err)
+		}
+	}
+	wg.Wait()
+	n.advance(ctx, t, out)
+	return outer.Err()
+}

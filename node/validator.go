@@ -1,0 +1,337 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/blockzero-net/bzd/consensus"
+	"github.com/blockzero-net/bzd/consensus/beacon"
+	"github.com/blockzero-net/bzd/content"
+	"github.com/blockzero-net/bzd/internal/protocol"
+	"github.com/blockzero-net/bzd/node/local"
+	"github.com/blockzero-net/bzd/training/delta"
+	"github.com/blockzero-net/bzd/validation"
+	"github.com/blockzero-net/bzd/validation/merge"
+)
+
+// round is a validator's work on one cycle.
+type round struct {
+	n        *Node
+	t        timeline
+	snapshot protocol.Snapshot
+	phi      *local.Phi
+	parent   protocol.Hash
+	custody  *custody
+	beacons  []validation.Beacon
+	subs     []local.Submission
+
+	mu   sync.Mutex
+	next map[int]protocol.Link // checkpoint by scale of the grid
+	set  []local.Accepted      // what M merges, once W is certified
+}
+
+// validate runs one cycle as a validator and returns what it decided. It ends at D_M at the latest.
+func (n *Node) validate(ctx context.Context, t timeline, s protocol.Snapshot, p *local.Phi, c *custody) (consensus.Output, error) {
+	r := &round{n: n, t: t, snapshot: s, phi: p, parent: n.parent, custody: c, next: map[int]protocol.Link{}}
+	run, err := n.agreement(ctx, t, s, protocol.InstanceW, r.parent, t.Evaluate, r.deriveWeights)
+	if err != nil {
+		return consensus.Output{}, err
+	}
+	if err := n.until(ctx, t.at(t.Custody)); err != nil {
+		return consensus.Output{}, err
+	}
+	c.fetch.Wait()
+	n.event(Event{Kind: Phase, Cycle: t.cycle, Text: "custody"})
+	own := c.list()
+	if err := own.Sign(n.cfg.Key); err != nil {
+		return consensus.Output{}, err
+	}
+	c.addList(own)
+	if m, err := consensus.NewMessage(own); err != nil {
+		return consensus.Output{}, err
+	} else if err := run.Receive(m.Encode()); err != nil {
+		n.trouble(t.cycle, fmt.Errorf("own list: %w", err))
+	}
+	if err := n.publishList(ctx, own); err != nil {
+		n.trouble(t.cycle, err)
+	}
+	if err := r.open(ctx); err != nil {
+		return consensus.Output{}, err
+	}
+	w, err := r.agreeWeights(ctx, run, own)
+	if err != nil {
+		return consensus.Output{}, err
+	}
+	n.submit(ctx, t, s, w)
+	if w.Outcome != consensus.Certified {
+		return consensus.Output{}, n.until(ctx, t.at(t.M)) // no CERT_W, no M
+	}
+	return r.agreeMerge(ctx, w)
+}
+
+// open waits for the beacon, opens every timely submission and draws the samples' randomness.
+func (r *round) open(ctx context.Context) error {
+	sig, err := r.n.beacon.Signature(ctx, r.t.openRound())
+	if err != nil {
+		return fmt.Errorf("beacon round %d: %w", r.t.openRound(), err)
+	}
+	r.n.event(Event{Kind: Phase, Cycle: r.t.cycle, Text: "open"})
+	for _, p := range r.snapshot.Participants {
+		if !p.Roles.Has(protocol.RoleMiner) {
+			continue
+		}
+		s := r.opened(ctx, p, sig)
+		if s.Reason != "" {
+			r.n.event(Event{Kind: Reason, Cycle: r.t.cycle, Miner: p.ID, Text: s.Reason})
+		}
+		r.subs = append(r.subs, s)
+	}
+	r.beacons, err = r.n.drawBeacons(ctx, r.t)
+	return err
+}
+
+// opened is a miner's submission as the lists and its bytes have it.
+func (r *round) opened(ctx context.Context, p protocol.Participant, sig []byte) local.Submission {
+	s := local.Submission{Miner: p.ID, Group: p.Group}
+	var link protocol.Link
+	if link, s.Status, s.Reason = r.custody.verdict(p.ID); s.Status != protocol.StatusOK {
+		return s
+	}
+	d, size, err := r.decode(ctx, p, link, sig)
+	s.Bytes = size
+	if err != nil {
+		s.Status, s.Reason = protocol.StatusInvalid, err.Error()
+		return s
+	}
+	s.Delta = d
+	return s
+}
+
+func (r *round) decode(ctx context.Context, p protocol.Participant, link protocol.Link, sig []byte) (*delta.Delta, int64, error) {
+	ctx, cancel := context.WithDeadline(ctx, r.t.at(r.t.Evaluate))
+	defer cancel()
+	get := r.n.blocksIn(ctx)
+	raw, err := get(link.Cid())
+	if err != nil {
+		return nil, 0, err
+	}
+	m, err := protocol.DecodeManifest(raw)
+	if err != nil {
+		return nil, 0, err
+	}
+	size := int64(m.SealedSize())
+	if m.Network != r.n.cfg.Network || m.Cycle != r.t.cycle || m.Base != r.phi.Link || m.Group != p.Group || m.Miner != p.ID || m.Round != r.t.openRound() {
+		return nil, size, errors.New("the manifest is for another network, cycle, base, group, miner or round")
+	}
+	seed, err := beacon.Unlock(r.n.on.Public, sig, m.LockedSeed)
+	if err != nil {
+		return nil, size, err
+	}
+	payload, err := content.Open(m, seed, r.n.payloadLimit(), get)
+	if err != nil {
+		return nil, size, err
+	}
+	want, err := r.phi.Expect(p.Group)
+	if err != nil {
+		return nil, size, err
+	}
+	d, err := delta.DecodePayload(m.Header(), payload, want)
+	return d, size, err
+}
+
+// drawBeacons is the randomness of this cycle's draw and those of the cycles before that exclude samples.
+func (n *Node) drawBeacons(ctx context.Context, t timeline) ([]validation.Beacon, error) {
+	var out []validation.Beacon
+	perCycle := uint64(t.schedule.CycleBlocks) * uint64(n.on.BlockPeriod/n.on.Clock.Period)
+	for k := uint64(0); k <= uint64(n.genesis.Params.ExcludeCycles) && k <= t.cycle; k++ {
+		sig, err := n.beacon.Signature(ctx, t.drawRound()-k*perCycle)
+		if err != nil {
+			return nil, fmt.Errorf("beacon round %d: %w", t.drawRound()-k*perCycle, err)
+		}
+		out = append(out, validation.Beacon(beacon.Randomness(sig)))
+	}
+	return out, nil
+}
+
+// agreeWeights measures, commits to the scores and runs instance W.
+func (r *round) agreeWeights(ctx context.Context, run *agreementRun, own protocol.List) (consensus.Output, error) {
+	r.n.event(Event{Kind: Phase, Cycle: r.t.cycle, Text: "evaluate"})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		v := protocol.ScoreVector{List: own.Digest()}
+		var err error
+		if v.Groups, err = r.measure(ctx); err != nil {
+			r.n.trouble(r.t.cycle, err)
+			return
+		}
+		r.n.event(Event{Kind: Scored, Cycle: r.t.cycle, Rows: v.Groups})
+		if v.Salt, err = salt(); err == nil {
+			err = run.Input(consensus.Input{Scores: &v})
+		}
+		if err != nil {
+			r.n.trouble(r.t.cycle, err)
+		}
+	}()
+	out, err := run.Run(ctx)
+	<-done
+	if err != nil {
+		return out, err
+	}
+	e := Event{Kind: Decided, Cycle: r.t.cycle, Certified: out.Outcome == consensus.Certified,
+		Decision: r.n.cfg.Now().Sub(r.t.at(r.t.Evaluate))}
+	if out.Value != nil && out.Value.Weights != nil {
+		e.Weights = out.Value.Weights.Weights
+	}
+	r.n.event(e)
+	return out, nil
+}
+
+func (r *round) deriveWeights(s consensus.Set) (protocol.Value, error) {
+	return deriveWeights(r.snapshot, r.n.genesis, s.Scores)
+}
+
+// measure scores every submission of every group, by the deadline. A group not finished by then has notscored rows.
+func (r *round) measure(ctx context.Context) ([]protocol.GroupRows, error) {
+	ctx, cancel := context.WithDeadline(ctx, r.t.at(r.t.Evaluate))
+	defer cancel()
+	var out []protocol.GroupRows
+	for _, g := range r.n.genesis.Groups {
+		var mine []local.Submission
+		for _, s := range r.subs {
+			if s.Group == g.Name {
+				mine = append(mine, s)
+			}
+		}
+		if len(mine) == 0 {
+			continue
+		}
+		rows, err := r.n.local.Score(ctx, r.phi, g.Name, r.t.cycle, r.beacons, mine, r.n.threads())
+		if errors.Is(err, context.DeadlineExceeded) {
+			rows = nil
+			for _, s := range mine {
+				status := s.Status
+				if status == protocol.StatusOK {
+					status = protocol.StatusNotScored
+				}
+				rows = append(rows, protocol.Row{Miner: s.Miner, Status: status})
+			}
+		} else if err != nil {
+			return nil, err
+		}
+		slices.SortFunc(rows, func(a, b protocol.Row) int { return a.Miner.Compare(b.Miner) })
+		out = append(out, protocol.GroupRows{Group: g.Name, Rows: rows})
+	}
+	return out, nil
+}
+
+// agreeMerge searches the scale of the step that W certified and runs instance M.
+func (r *round) agreeMerge(ctx context.Context, w consensus.Output) (consensus.Output, error) {
+	r.n.event(Event{Kind: Phase, Cycle: r.t.cycle, Text: "merge"})
+	r.mu.Lock()
+	r.set = r.accepted(w.Value.Weights.Weights)
+	r.mu.Unlock()
+	run, err := r.n.agreement(ctx, r.t, r.snapshot, protocol.InstanceM, w.Certificate.Decision(), r.t.Search, r.deriveMerge)
+	if err != nil {
+		return consensus.Output{}, err
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		v, err := r.search(ctx)
+		if err == nil {
+			err = run.Input(consensus.Input{Merge: &v})
+		}
+		if err != nil {
+			r.n.trouble(r.t.cycle, err)
+		}
+	}()
+	out, err := run.Run(ctx)
+	<-done
+	return out, err
+}
+
+// accepted are the deltas that W gave a part of their group.
+func (r *round) accepted(weights []protocol.MinerWeight) []local.Accepted {
+	var out []local.Accepted
+	for _, w := range weights {
+		for _, s := range r.subs {
+			if s.Miner == w.Miner && w.Part > 0 && s.Delta != nil {
+				out = append(out, local.Accepted{Miner: w.Miner, Group: w.Group, Delta: s.Delta, Points: w.Part})
+			}
+		}
+	}
+	return out
+}
+
+// search measures the joint step at every scale and picks the best acceptable one.
+func (r *round) search(ctx context.Context) (protocol.MergeVector, error) {
+	var v protocol.MergeVector
+	ctx, cancel := context.WithDeadline(ctx, r.t.at(r.t.Search))
+	defer cancel()
+	if len(r.set) == 0 {
+		return v, errors.New("nothing to merge")
+	}
+	s, err := r.n.local.NewSearch(ctx, r.phi, r.t.cycle, r.beacons, r.n.threads())
+	if err != nil {
+		return v, err
+	}
+	if v.Measure, err = s.Measure(ctx, r.set); err != nil {
+		return v, err
+	}
+	alpha, _, err := merge.NewRules(r.n.genesis).Best(v.Measure)
+	v.Alpha = uint32(alpha)
+	return v, err
+}
+
+func (r *round) deriveMerge(s consensus.Set) (protocol.Value, error) {
+	return deriveMerge(r.snapshot, r.n.genesis, r.phi.Link, s.Merges, r.write)
+}
+
+// write makes Φ + α·M once per scale and returns its link.
+func (r *round) write(alpha int) (protocol.Link, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l, ok := r.next[alpha]; ok {
+		return l, nil
+	}
+	dir := filepath.Join(r.n.cfg.Dir, "merging")
+	if err := os.RemoveAll(dir); err != nil {
+		return protocol.Link{}, err
+	}
+	l, err := r.n.local.Write(r.phi, r.set, r.n.genesis.Params.AlphaGrid[alpha], dir)
+	if err != nil {
+		return l, err
+	}
+	if err := r.n.keepCheckpoint(dir, l); err != nil {
+		return l, err
+	}
+	r.next[alpha] = l
+	return l, nil
+}
+
+// submit puts the weights on chain, whatever was decided, and never waits past the end of the cycle.
+func (n *Node) submit(ctx context.Context, t timeline, s protocol.Snapshot, w consensus.Output) {
+	if w.Value == nil || w.Value.Weights == nil {
+		n.trouble(t.cycle, errors.New("no weights to submit: too few scores arrived"))
+		return
+	}
+	x := protocol.Submission{Version: protocol.Version, Network: n.cfg.Network, Cycle: t.cycle, Validator: n.cfg.ID,
+		Weights: protocol.ScaleU16(w.Value.Weights.Weights)}
+	if err := x.Sign(n.cfg.Key); err != nil {
+		n.trouble(t.cycle, err)
+		return
+	}
+	n.background.Go(func() {
+		ctx, cancel := context.WithDeadline(ctx, t.at(t.End))
+		defer cancel()
+		if err := n.on.Client.Submit(ctx, x); err != nil && ctx.Err() == nil {
+			n.trouble(t.cycle, fmt.Errorf("submit weights: %w", err))
+		}
+	})
+}
