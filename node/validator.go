@@ -285,8 +285,19 @@ func (r *round) search(ctx context.Context) (protocol.MergeVector, error) {
 		return v, err
 	}
 	alpha, _, err := merge.NewRules(r.n.genesis).Best(v.Measure)
+	if err != nil {
+		return v, err
+	}
 	v.Alpha = uint32(alpha)
-	return v, err
+	// The checkpoints are written now: while the agreement runs there is no time for a disk.
+	for i := range r.n.genesis.Params.AlphaGrid {
+		if k := (alpha + i) % len(r.n.genesis.Params.AlphaGrid); k > 0 && ctx.Err() == nil {
+			if _, err := r.write(k); err != nil {
+				return v, err
+			}
+		}
+	}
+	return v, nil
 }
 
 func (r *round) deriveMerge(s consensus.Set) (protocol.Value, error) {

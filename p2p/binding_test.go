@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/record"
 	ma "github.com/multiformats/go-multiaddr"
@@ -231,6 +232,11 @@ func FuzzHello(f *testing.F) {
 func signedRecord(t *testing.T, addrs ...string) ([]byte, peer.ID) {
 	t.Helper()
 	key, id := newIdentity(t)
+	return seal(t, key, id, addrs...), id
+}
+
+func seal(t *testing.T, key crypto.PrivKey, id peer.ID, addrs ...string) []byte {
+	t.Helper()
 	rec := peer.NewPeerRecord()
 	rec.PeerID = id
 	rec.Seq = 1
@@ -245,7 +251,7 @@ func signedRecord(t *testing.T, addrs ...string) ([]byte, peer.ID) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return b, id
+	return b
 }
 
 func TestPeersAnswer(t *testing.T) {
@@ -268,9 +274,12 @@ func TestPeersAnswer(t *testing.T) {
 	}
 	forged := bytes.Clone(rec)
 	forged[len(forged)-3] ^= 1 // in the signature
+	stranger, _ := newIdentity(t)
+	slander := seal(t, stranger, id, public.String())
 	for name, bad := range map[string][]byte{
 		"one too many": append(bytes.Clone(list), list[:len(list)/maxExchanged]...),
 		"forged":       encodePeers([][]byte{forged}, testRand()),
+		"by another":   encodePeers([][]byte{slander}, testRand()),
 		"cut":          list[:len(list)-1],
 		"huge":         binary.AppendUvarint(nil, 1<<62),
 		"empty record": {0},
@@ -315,5 +324,42 @@ func TestLastBindingWins(t *testing.T) {
 	w.await("bound to the next id", func() bool { p, _ := server.PeerOf(next.id); return p == client.ID() })
 	if _, ok := server.PeerOf(last.id); ok {
 		t.Error("bound to both")
+	}
+}
+
+// TestTable: what a peer said by itself is newer than an answer that was under way, and the latest claim to an id wins.
+func TestTable(t *testing.T) {
+	w := newWorld(t)
+	tb := newTable(w.lookup)
+	older, newer := w.register(), w.register()
+	here := func() bool { return true }
+	tb.claim("p", older.bind(t, testNetwork, "p"), nil, true, here)
+	if s, id := tb.standing("p"); s != Bound || id != older.id {
+		t.Errorf("an answer alone makes the peer %s", s)
+	}
+	tb.claim("p", newer.bind(t, testNetwork, "p"), nil, false, here)
+	tb.claim("p", older.bind(t, testNetwork, "p"), nil, true, here)
+	if _, id := tb.standing("p"); id != newer.id {
+		t.Error("a late answer undid what the peer said")
+	}
+	tb.fail("p", errors.New("late failure"))
+	tb.claim("q", newer.bind(t, testNetwork, "q"), nil, false, here)
+	tb.drain()
+	tb.refresh()
+	if events := tb.drain(); len(events) != 0 {
+		t.Errorf("a refresh that changes nothing tells %v", events)
+	}
+	tb.disconnect("q")
+	tb.refresh()
+	if s, id := tb.standing("p"); s != Bound || id != newer.id {
+		t.Errorf("the one who took over has left, but the other claimant is %s", s)
+	}
+	tb.disconnect("p")
+	tb.claim("p", newer.bind(t, testNetwork, "p"), nil, false, func() bool { return false })
+	if n := tb.count(); n != 0 {
+		t.Errorf("%d peers after it left", n)
+	}
+	if _, ok := tb.peerOf(newer.id); ok {
+		t.Error("a peer that left speaks for an id")
 	}
 }

@@ -146,9 +146,9 @@ func (r *Runner) fault(err error) {
 	}
 }
 
-// Run returns the machine's next output: the first one by the deadline at the latest, as the clock tells it. Called again
-// it waits for the certificate that may come after a Fallback; until then it sends on, so that it can come. The error is
-// ctx's. One Run at a time.
+// Run returns the machine's next output: the first one by the deadline at the latest, as the clock tells it. Call it again
+// until the cycle is over: it returns the certificate that may come after a Fallback, and meanwhile sends what others need
+// to get theirs. The error is ctx's. One Run at a time.
 func (r *Runner) Run(ctx context.Context) (consensus.Output, error) {
 	for {
 		next := r.turn()

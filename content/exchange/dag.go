@@ -26,6 +26,7 @@ func (e *Exchange) FetchDAG(ctx context.Context, root cid.Cid, bounds Bounds, re
 		return Progress{}, err
 	}
 	defer w.end()
+	w.oneSource()
 	level := []cid.Cid{root}
 	for depth := 0; len(level) > 0; depth++ {
 		if depth > w.bounds.MaxDepth {
@@ -101,6 +102,7 @@ func (e *Exchange) FetchDataset(ctx context.Context, record cid.Cid, bounds Boun
 		return Progress{}, err
 	}
 	defer w.end()
+	w.oneSource()
 	top, err := w.fresh([]cid.Cid{record})
 	if err != nil {
 		return w.done, err

@@ -26,12 +26,14 @@ type liar struct {
 	net bsnetwork.BitSwapNetwork
 	mu  sync.Mutex
 	n   uint64
+
+	silent bool // claims, but sends nothing
 }
 
-func newLiar(t *testing.T) (host.Host, *liar) {
+func newLiar(t *testing.T, silent bool) (host.Host, *liar) {
 	t.Helper()
 	h := newHost(t)
-	l := &liar{net: bsnet.NewFromIpfsHost(h)}
+	l := &liar{net: bsnet.NewFromIpfsHost(h), silent: silent}
 	l.net.Start(l)
 	t.Cleanup(l.net.Stop)
 	return h, l
@@ -45,6 +47,9 @@ func (l *liar) ReceiveMessage(ctx context.Context, from peer.ID, m message.BitSw
 		}
 		if e.WantType == pb.Message_Wantlist_Have {
 			answer.AddHave(e.Cid)
+			continue
+		}
+		if l.silent {
 			continue
 		}
 		l.mu.Lock()
@@ -89,7 +94,7 @@ func TestLiars(t *testing.T) {
 	var liars []peer.ID
 	var all []*liar
 	for range 3 {
-		h, l := newLiar(t)
+		h, l := newLiar(t, false)
 		connect(t, victim.host, h)
 		liars = append(liars, h.ID())
 		all = append(all, l)
@@ -135,6 +140,59 @@ func TestLiars(t *testing.T) {
 	if ok, err := victim.Has(t.Context(), cids); !ok || err != nil {
 		t.Errorf("%t, %v", ok, err)
 	}
+}
+
+// TestSilence: peers that claim to have everything and send nothing cost patience, not the fetch.
+func TestSilence(t *testing.T) {
+	victim := newNode(t, Config{Patience: 100 * time.Millisecond})
+	for range 3 {
+		h, _ := newLiar(t, true)
+		connect(t, victim.host, h)
+	}
+	honest := newNode(t, Config{})
+	connect(t, victim.host, honest.host)
+	dir, root := writeCheckpoint(t, 2)
+	_, _, err := Publish(t.Context(), honest, dir)
+	must(t, err)
+	if _, err := victim.FetchDAG(within(t, 20*time.Second), root, roomy, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestShunnedUntilGone: a peer that reconnects is heard again.
+func TestShunnedUntilGone(t *testing.T) {
+	var seen offences
+	victim := newNode(t, Config{Penalise: seen.add})
+	h, l := newLiar(t, false)
+	connect(t, victim.host, h)
+	lie := func() {
+		t.Helper()
+		before, _ := seen.of()
+		m := message.New(false)
+		l.mu.Lock()
+		l.n++
+		m.AddBlock(blockstoretest.Block(5000+l.n, 10))
+		l.mu.Unlock()
+		must(t, l.net.SendMessage(t.Context(), victim.host.ID(), m))
+		waitFor(t, "the lie to be reported", func() bool { now, _ := seen.of(); return len(now) > len(before) })
+	}
+	waitFor(t, "the liar to be known", func() bool { return len(victim.guard.good()) == 1 })
+	lie()
+	if len(victim.guard.good()) != 1 {
+		t.Error("shunned after one block")
+	}
+	lie()
+	if len(victim.guard.good()) != 0 {
+		t.Error("not shunned after two")
+	}
+	must(t, victim.host.Network().ClosePeer(h.ID()))
+	waitFor(t, "the liar to be gone", func() bool {
+		victim.guard.mu.Lock()
+		defer victim.guard.mu.Unlock()
+		return len(victim.guard.peers) == 0
+	})
+	connect(t, victim.host, h)
+	waitFor(t, "the liar to be back", func() bool { return len(victim.guard.good()) == 1 })
 }
 
 func TestAsked(t *testing.T) {

@@ -96,7 +96,7 @@ func TestTrainBaseResumes(t *testing.T) {
 	state := filepath.Join(t.TempDir(), "state")
 	ctx, cancel := context.WithCancel(t.Context())
 	_, err := local.TrainBase(ctx, b, tinyRecipe(), canary, state, func(p training.Progress) {
-		if p.Step == 17 {
+		if p.Step == 7 {
 			cancel()
 		}
 	})
@@ -143,7 +143,7 @@ func TestTrainBaseLearns(t *testing.T) {
 	if first < 5.4 || first > 5.8 { // ln 256 = 5.55: a new model knows nothing
 		t.Errorf("the first loss is %v", first)
 	}
-	if last > 3.5 {
+	if last > 4 {
 		t.Errorf("the last loss is %v", last)
 	}
 }
@@ -160,7 +160,7 @@ func TestWriteBase(t *testing.T) {
 		t.Fatal(err)
 	}
 	sum := sha256.Sum256([]byte("the weights"))
-	if weights.String() != "the weights" || r.Digest != hex.EncodeToString(sum[:]) || r.Dataset != canary.CID().String() || r.Go != "go1.99" || r.Steps != 30 {
+	if weights.String() != "the weights" || r.Digest != hex.EncodeToString(sum[:]) || r.Dataset != canary.CID().String() || r.Go != "go1.99" || r.Steps != 16 {
 		t.Errorf("weights %q, recipe %+v", weights.String(), r)
 	}
 	if _, err := model.ParseConfig(r.Config); err != nil {

@@ -150,7 +150,7 @@ func tinyRecipe() local.Recipe {
 	c := model.Config{Vocab: 256, Dim: 16, Layers: 2, Heads: 2, KVHeads: 1, HeadDim: 8, Experts: 4, TopK: 2, Width: 16,
 		Positions: 48, Normalize: true, RopeTheta: 10000, NormEps: 1e-6, AuxCoef: 0.01}
 	r.Config, r.Seq = c.JSON(), 48
-	r.Steps, r.Batch, r.Warmup, r.LearningRate = 30, 4, 3, 1e-2
+	r.Steps, r.Batch, r.Warmup, r.LearningRate = 16, 4, 2, 1e-2
 	return r
 }
 

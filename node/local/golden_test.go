@@ -19,22 +19,22 @@ import (
 // The transcripts below are a promise: every machine, instruction set, number of threads and version of Go computes
 // these bits. A change of any line is another protocol, in which old and new nodes do not agree.
 
-const goldenTiny = `base a0b0742acf68248b3b57976995fe96380d9655c527a0380530f9d4a1a4b8771e
-checkpoint bafybeib4ygwdy6jk5h5lljv5enwsuai3wxfmlokpyfto4gos6hfspzaeee
-delta ledger 6272 aefb34f0cf667b8813bc7409beb36c7f7964482740655c61eff41f07015ff3bd
-delta ledger 6272 c475c63432af3b938d3ef27a307b4d4b1ea6ad7e41d6a6570e7966d7cbe37de5
-delta math 6272 e17b42f5d6a942179132f06e8bf0c99756e9faf0ad547d9640a1bfea908808b0
-row 89666233 2524357 16 ok part 2214301681 weight 1107150840
-row 84254756 2582915 16 ok part 2080665615 weight 1040332808
-row 39372846 6102025 16 ok part 4294967296 weight 2147483648
-scale 1/2 ledger -52901350 6445212 8
-scale 1/2 math -26453358 6021228 8
-scale 1/2 prose -1196347 878118 8
-scale 1 ledger -118743382 8764265 8
-scale 1 math -55521398 10805141 8
-scale 1 prose -2463839 1856189 8
-merged 1 bafybeihiulxtw7ttzml37qtmixxlvajoii5l3hhvuewdqi3t7gl7v5cckq
-probe map[ledger:5.940879318375 math:5.255859095 prose:2.8314178885]
+const goldenTiny = `base d790a1122178979b4f562f59d3ba7807a67e07c8504114315c6cd50cd2e986ae
+checkpoint bafybeigunpzxx5vupmiw3vauw2roountwehpk2s6nztj4qkh2vmykkfxna
+delta ledger 6272 779372b201d99afa4c78ba22288d7722bf4ae18e28bee53162caf2195fc15d99
+delta ledger 6272 51cc3ea39496f9cab24857f6d6fac449cc3959dc4e55adace8c54cd74bea04a0
+delta math 6272 ca99cbfd829dd11cffd6dd89cdda458f4abdf642c6e6304db4db453dc14db516
+row 52432914 2671067 16 ok part 2196381374 weight 1098190687
+row 50098301 2728438 16 ok part 2098585922 weight 1049292961
+row 22234026 4576119 16 ok part 4294967296 weight 2147483648
+scale 1/2 ledger -35487285 2210939 8
+scale 1/2 math -18821207 4540070 8
+scale 1/2 prose -662733 601959 8
+scale 1 ledger -68798298 4191240 8
+scale 1 math -38446903 8447284 8
+scale 1 prose -771600 700840 8
+merged 1 bafybeihvy2bojjuu5qa3yb37bytocsei2uzebvqvkg362jodbiumopbcjy
+probe map[ledger:5.73321047575 math:5.254910089875 prose:3.769733117125]
 `
 
 const goldenEmbedded = `checkpoint bafybeidjbz3ry5eh44zy32qsztdhlflcnfqfcon55o6asbjz4eykefg4lm

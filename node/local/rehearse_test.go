@@ -192,13 +192,13 @@ func (c countdown) Err() error {
 	return c.Context.Err()
 }
 
-// TestRehearseCancelledAnywhere ends two cycles at every third place where they look whether to end.
+// TestRehearseCancelledAnywhere ends two cycles at every fifth place where they look whether to end.
 func TestRehearseCancelledAnywhere(t *testing.T) {
 	w := tinyWorld(t)
 	o := local.RehearseOptions{Cycles: 2, Miners: 1, Seed: "x", Workers: 1, Tokens: 2 * 2 * 48, Dir: t.TempDir()}
 	whole, _ := rehearse(t, w, o)
 	places := 0
-	for ; ; places += 3 {
+	for ; ; places += 5 {
 		o.Dir = t.TempDir()
 		var reports []local.CycleReport
 		o.Done = func(r local.CycleReport) { reports = append(reports, r) }

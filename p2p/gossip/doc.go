@@ -5,8 +5,8 @@
 // the validator before it is passed on or delivered, and once only:
 //
 //   - [Accept]: it is delivered and passed on.
-//   - [Reject]: everybody must see that it is wrong. It is dropped and the peer that sent it loses score; two or three
-//     such messages and it is pruned from the mesh, some more and nothing it sends is looked at for minutes.
+//   - [Reject]: everybody must see that it is wrong. It is dropped and the peer that sent it loses score: the first such
+//     message takes it out of the mesh, five in short order make it unheard, until the count has decayed (score.go).
 //   - [Ignore]: it is dropped, and nobody is blamed. For whatever depends on local state: the clock, the registry's age.
 //
 // A message is forgotten only after Options.Remember: neither an ignored nor an accepted one is judged again before, and
