@@ -2,7 +2,6 @@ package exchange
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"github.com/ipfs/boxo/bitswap"
