@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/blockzero-net/bzd/consensus"
 	"github.com/blockzero-net/bzd/consensus/beacon"
@@ -196,9 +197,12 @@ func (r *round) deriveWeights(s consensus.Set) (protocol.Value, error) {
 	return deriveWeights(r.snapshot, r.n.genesis, s.Scores)
 }
 
+// commitTime is what committing to the scores takes: measuring ends that long before T_e.
+const commitTime = 300 * time.Millisecond
+
 // measure scores every submission of every group, by the deadline. A group not finished by then has notscored rows.
 func (r *round) measure(ctx context.Context) ([]protocol.GroupRows, error) {
-	ctx, cancel := context.WithDeadline(ctx, r.t.at(r.t.Evaluate))
+	ctx, cancel := context.WithDeadline(ctx, r.t.at(r.t.Evaluate).Add(-commitTime))
 	defer cancel()
 	var out []protocol.GroupRows
 	for _, g := range r.n.genesis.Groups {

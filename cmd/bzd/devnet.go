@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -64,6 +65,9 @@ merge and pay, for some cycles.`).text()
 		}
 		c.dir = dir
 	}
+	// Eleven nodes share this process: collect garbage early rather than grow.
+	debug.SetGCPercent(50)
+	debug.SetMemoryLimit(devnetMemory)
 	o.Dir, o.Workers = c.dir, c.workers()
 	var err error
 	if o.Sets, err = c.datasets(nil); err != nil {
@@ -91,6 +95,9 @@ merge and pay, for some cycles.`).text()
 	}
 	return nil
 }
+
+// devnetMemory is what the process tries to stay below, in bytes.
+const devnetMemory = 1200 << 20
 
 // devnetView shows a running devnet.
 type devnetView struct {

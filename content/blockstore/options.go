@@ -63,21 +63,21 @@ func (o Options) badger(dir string) badger.Options {
 		WithLogger(nil).
 		WithMetricsEnabled(false). // they are one registry per process
 		WithSyncWrites(o.SyncWrites).
-		WithDetectConflicts(false).        // content addressed: two writers of a key write the same
-		WithCompression(options.None).     // sealed bytes do not compress
-		WithBlockCacheSize(0).             // needed for compression only
-		WithIndexCacheSize(0).             // indices stay in memory: a few KiB
-		WithMemTableSize(1 << 20).         // 1.3 MiB of heap each
-		WithNumMemtables(2).               // waiting to be flushed, at most
-		WithBaseTableSize(1 << 20).        //
-		WithBaseLevelSize(4 << 20).        //
-		WithNumLevelZeroTables(2).         // compact early: deletions are only counted then
-		WithNumLevelZeroTablesStall(6).    //
-		WithNumCompactors(2).              // the least badger runs with
-		WithNumGoroutines(1).              //
-		WithValueThreshold(1 << 10).       // blocks go to the value log, small records stay with their keys
-		WithValueLogFileSize(o.FileSize).  //
-		WithValueLogMaxEntries(1_000_000). //
-		WithVerifyValueChecksum(true).     // a torn entry is refused before its lengths are believed
+		WithDetectConflicts(false).    // content addressed: two writers of a key write the same
+		WithCompression(options.None). // sealed bytes do not compress
+		WithBlockCacheSize(0).         // needed for compression only
+		WithIndexCacheSize(0).         // indices stay in memory: a few KiB
+		WithMemTableSize(1 << 20).     // 1.3 MiB of heap each
+		WithNumMemtables(2).           // waiting to be flushed, at most
+		WithBaseTableSize(1 << 20).
+		WithBaseLevelSize(4 << 20).
+		WithNumLevelZeroTables(2). // compact early: deletions are only counted then
+		WithNumLevelZeroTablesStall(6).
+		WithNumCompactors(2). // the least badger runs with
+		WithNumGoroutines(1).
+		WithValueThreshold(1 << 10). // blocks go to the value log, small records stay with their keys
+		WithValueLogFileSize(o.FileSize).
+		WithValueLogMaxEntries(1_000_000).
+		WithVerifyValueChecksum(true). // a torn entry is refused before its lengths are believed
 		WithChecksumVerificationMode(options.OnTableRead)
 }

@@ -378,3 +378,30 @@ func TestHeals(t *testing.T) {
 		t.Errorf("%t, %v", ok, err)
 	}
 }
+
+// FuzzRecordLinks: whatever a peer calls a record, only raw links of the network come out of it.
+func FuzzRecordLinks(f *testing.F) {
+	text := blockstoretest.Raw([]byte("text")).Cid()
+	tag := append([]byte{0xd8, 42, 0x58, 37, 0}, text.Bytes()...)
+	f.Add(append([]byte{0x81}, tag...))
+	f.Add(append([]byte{0xa1, 0x61, 'a'}, tag...))
+	f.Add([]byte{0xa0})
+	f.Add([]byte{0xc2, 0x41, 1})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		links, err := recordLinks(data)
+		if err != nil {
+			if !errors.Is(err, ErrContent) {
+				t.Errorf("error %v", err)
+			}
+			return
+		}
+		for _, c := range links {
+			if l, err := protocol.NewLink(c); err != nil || l.Cid().Prefix().Codec != protocol.Raw {
+				t.Errorf("link %s", c)
+			}
+		}
+		if len(links)*37 > len(data) {
+			t.Errorf("%d links of %d bytes", len(links), len(data))
+		}
+	})
+}

@@ -108,9 +108,9 @@ func DemoParams() Params {
 	p.AlphaGrid = []Rational{{0, 1}, {1, 2}, {1, 1}}
 	p.ConfidenceMilli = 1000
 	p.CanaryToleranceNano = 10_000_000 // a weak bound on few samples would veto noise
-	p.Schedule = Schedule{             // ends in time with rounds of 0.28 s and longer; a dev chain makes a block per round
-		Commit: 3, Custody: 4, Open: 5, Evaluate: 10, Search: 5, End: 20,
-		DeltaMillis: 100, Rounds: 2, CycleBlocks: 22,
+	p.Schedule = Schedule{             // ends in time with rounds of 0.7 s and longer; a dev chain makes a block per round
+		Commit: 3, Custody: 4, Open: 5, Evaluate: 12, Search: 4, End: 18,
+		DeltaMillis: 100, Rounds: 2, CycleBlocks: 19,
 	}
 	return p
 }

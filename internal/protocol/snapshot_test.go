@@ -115,11 +115,11 @@ func TestDeadlines(t *testing.T) {
 	if demo.AgreeMillis() != 700 {
 		t.Errorf("the demo agrees within %d ms", demo.AgreeMillis())
 	}
-	if d, err := demo.Deadlines(280); err != nil || d.M != 15*280+1400 {
-		t.Errorf("demo at 280 ms: %+v, %v", d, err)
+	if d, err := demo.Deadlines(700); err != nil || d.M != 16*700+1400 {
+		t.Errorf("demo at 700 ms: %+v, %v", d, err)
 	}
-	if _, err := demo.Deadlines(279); !errors.Is(err, ErrInvalid) {
-		t.Errorf("demo at 279 ms: %v", err)
+	if _, err := demo.Deadlines(699); !errors.Is(err, ErrInvalid) {
+		t.Errorf("demo at 699 ms: %v", err)
 	}
 	// The largest schedule does not overflow.
 	s := Schedule{Commit: 1, Custody: 2, Open: 3, Evaluate: maxSchedule / 2, Search: maxSchedule/2 - 1, End: maxSchedule, DeltaMillis: 60_000, Rounds: maxRounds, CycleBlocks: 1}

@@ -303,7 +303,7 @@ func (w *network) publish(ctx context.Context) error {
 
 // Bounds of the beacon's period.
 const (
-	minPeriod = 600 * time.Millisecond
+	minPeriod = 750 * time.Millisecond
 	maxPeriod = 20 * time.Second
 )
 
@@ -333,7 +333,7 @@ func (w *network) measure(ctx context.Context) error {
 		searched*perSample/float64(s.Search),
 		float64(w.Miners)*3*4096/128*perSample/float64(s.Commit), // a training step costs about three passes
 	)
-	const headroom = 2.0
+	const headroom = 2.5
 	period := time.Duration(headroom * need * float64(time.Second)).Round(50 * time.Millisecond)
 	w.period = min(max(period, minPeriod), maxPeriod)
 	w.log("%.0f samples/s here: beacon rounds of %v, cycles of %v", 1/perSample, w.period, time.Duration(s.CycleBlocks)*w.period)
