@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"errors"
-	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -33,7 +32,6 @@ type Node struct {
 	gossip  *gossip.Gossip
 	beacon  *beacon.Cache
 	closers []func() error
-	httpd   *http.Server
 
 	commits, agree *gossip.Topic
 	wal            *runner.WAL
@@ -139,14 +137,14 @@ func (n *Node) Gateway() string {
 // Store is the node's block store, for a founder to put the genesis in.
 func (n *Node) Store() exchange.Putter { return n.content }
 
-// Close releases what New and Run opened.
+// Close releases what New and Run opened, in reverse order, and waits for what Run left under way.
 func (n *Node) Close() error {
-	n.background.Wait()
 	var errs []error
 	for i := len(n.closers) - 1; i >= 0; i-- {
 		errs = append(errs, n.closers[i]())
 	}
 	n.closers = nil
+	n.background.Wait()
 	return errors.Join(errs...)
 }
 
@@ -175,8 +173,8 @@ func (n *Node) payloadLimit() uint64 {
 	return limit + 1<<20
 }
 
-// Run takes part until ctx ends or, with cycles above 0, until that many cycles are over. Start comes before.
-func (n *Node) Run(ctx context.Context, on Chain, cycles uint64) error {
+// Run takes part until ctx ends or, with until above 0, that cycle would begin. Start comes before.
+func (n *Node) Run(ctx context.Context, on Chain, until uint64) error {
 	if err := on.Validate(); err != nil {
 		return err
 	}
@@ -185,12 +183,14 @@ func (n *Node) Run(ctx context.Context, on Chain, cycles uint64) error {
 	if n.beacon, err = beacon.NewCache(beacon.CacheConfig{Public: on.Public, Clock: on.Clock, Now: n.cfg.Now}, on.Beacon); err != nil {
 		return err
 	}
-	n.listenToTopics(ctx)
+	topics, leave := context.WithCancel(ctx)
+	defer leave()
+	n.listenToTopics(topics)
 	cycle, err := n.firstCycle(ctx)
 	if err != nil {
 		return err
 	}
-	for ; cycles == 0 || cycle < cycles; cycle++ {
+	for ; until == 0 || cycle < until; cycle++ {
 		if err := n.cycle(ctx, cycle); err != nil {
 			return err
 		}

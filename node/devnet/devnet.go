@@ -151,7 +151,8 @@ type network struct {
 	period  time.Duration
 	report  *reporter
 
-	perExpert int64 // weights of an expert and its router row
+	perExpert int64  // weights of an expert and its router row
+	first     uint64 // cycle of this run
 }
 
 // Run founds the network in Options.Dir, or goes on with the one that is there, runs its cycles and returns what came of
@@ -346,11 +347,7 @@ func (w *network) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	seed := sha256.Sum256([]byte("bzd/devnet/beacon/" + w.Seed))
-	cfg := dev.Config{Dir: filepath.Join(w.Dir, "chain"), Network: w.link, BeaconSeed: seed, Genesis: w.Now().Add(time.Second).Truncate(time.Millisecond),
-		BlockPeriod: w.period, Beacon: beacon.Clock{Period: w.period}, CycleBlocks: w.genesis.Params.Schedule.CycleBlocks,
-		Participants: w.participants(), Now: w.Now}
-	server, err := dev.New(cfg)
+	server, err := w.chain()
 	if err != nil {
 		listener.Close()
 		return err
@@ -358,6 +355,9 @@ func (w *network) run(ctx context.Context) error {
 	defer server.Close()
 	go server.Serve(listener)
 	info := server.Info()
+	if since := w.Now().Sub(info.Genesis); since > 0 { // the chain went on while nobody was there
+		w.first = uint64(since/w.period)/uint64(info.CycleBlocks) + 1
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -374,7 +374,7 @@ func (w *network) run(ctx context.Context) error {
 		defer client.Close()
 		wg.Go(func() {
 			on := node.Chain{Client: client, BlockPeriod: w.period, Beacon: client, Public: info.Beacon.Public, Clock: info.Clock()}
-			if err := m.node.Run(ctx, on, uint64(w.Cycles)); err != nil && !errors.Is(err, context.Canceled) {
+			if err := m.node.Run(ctx, on, w.first+uint64(w.Cycles)); err != nil && !errors.Is(err, context.Canceled) {
 				mu.Lock()
 				errs = append(errs, fmt.Errorf("%s: %w", m.name, err))
 				mu.Unlock()
@@ -387,6 +387,30 @@ func (w *network) run(ctx context.Context) error {
 	cancel()
 	<-done
 	return errors.Join(append(errs, err)...)
+}
+
+// chain starts the development chain, or goes on with the one in the directory. A chain that is there keeps its genesis
+// time and its periods.
+func (w *network) chain() (*dev.Server, error) {
+	dir, file := filepath.Join(w.Dir, "chain"), filepath.Join(w.Dir, "period")
+	seed := sha256.Sum256([]byte("bzd/devnet/beacon/" + w.Seed))
+	cfg := dev.Config{Dir: dir, Network: w.link, BeaconSeed: seed, CycleBlocks: w.genesis.Params.Schedule.CycleBlocks, Now: w.Now}
+	raw, err := os.ReadFile(file)
+	switch {
+	case err == nil:
+		if w.period, err = time.ParseDuration(string(raw)); err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+	case errors.Is(err, os.ErrNotExist):
+		if err := os.WriteFile(file, []byte(w.period.String()), 0o644); err != nil {
+			return nil, err
+		}
+		cfg.Genesis, cfg.Participants = w.Now().Add(time.Second).Truncate(time.Millisecond), w.participants()
+	default:
+		return nil, err
+	}
+	cfg.BlockPeriod, cfg.Beacon = w.period, beacon.Clock{Period: w.period}
+	return dev.New(cfg)
 }
 
 func (w *network) participants() []protocol.Participant {

@@ -119,7 +119,7 @@ func (r *reporter) event(m *member, e node.Event) {
 
 // watch reports cycles in order until the last is complete, or every node has ended.
 func (r *reporter) watch(ctx context.Context, ended <-chan struct{}) error {
-	for next := uint64(0); next < uint64(r.w.Cycles); {
+	for next := r.w.first; next < r.w.first+uint64(r.w.Cycles); {
 		if g := r.complete(next); g != nil {
 			c, err := r.cycle(ctx, next, g)
 			if err != nil {
