@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"sync"
 
 	"github.com/blockzero-net/bzd/training/model"
@@ -14,12 +15,47 @@ import (
 var ErrNotFinite = errors.New("loss is not finite")
 
 // evalBatch is how many sequences one forward pass takes. It changes no bit of any loss.
-const evalBatch = 16
+const evalBatch = 8
 
 // Evaluator measures losses of sequences of one length.
 type Evaluator struct {
-	Seq     int // tokens per sequence, without the last target
-	Workers int // forward passes at a time
+	Seq     int    // tokens per sequence, without the last target
+	Workers int    // forward passes at a time
+	Spare   *Spare // keeps the memory of passes between calls; nil keeps none
+}
+
+// Spare is the memory of passes that nobody uses. It may be shared by evaluators and goroutines.
+type Spare struct {
+	mu     sync.Mutex
+	passes []*model.Pass
+}
+
+// take returns a pass for batches of evalBatch sequences of seq tokens.
+func (s *Spare) take(m *model.Model, seq int) *model.Pass {
+	if s != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for i, p := range s.passes {
+			if m.Adopt(p, evalBatch, seq) {
+				s.passes = append(s.passes[:i], s.passes[i+1:]...)
+				return p
+			}
+		}
+	}
+	return m.NewPass(evalBatch, seq, nil)
+}
+
+// give keeps a pass, but not more than a machine has use for.
+func (s *Spare) give(p *model.Pass) {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.passes) < runtime.GOMAXPROCS(0) {
+		p.Release()
+		s.passes = append(s.passes, p)
+	}
 }
 
 // Losses returns the mean loss of every sequence in nano-nats per token, rounded half to even. A sequence is Seq+1
@@ -61,7 +97,8 @@ func (e Evaluator) Losses(ctx context.Context, m *model.Model, sequences [][]int
 	}
 	for range workers {
 		wg.Go(func() {
-			p := m.NewPass(min(evalBatch, len(sequences)), e.Seq, nil)
+			p := e.Spare.take(m, e.Seq)
+			defer e.Spare.give(p)
 			for b := range next {
 				if err := ctx.Err(); err != nil {
 					fail(err)

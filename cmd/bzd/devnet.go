@@ -97,7 +97,7 @@ merge and pay, for some cycles.`).text()
 }
 
 // devnetMemory is what the process tries to stay below, in bytes.
-const devnetMemory = 1200 << 20
+const devnetMemory = 900 << 20
 
 // devnetView shows a running devnet.
 type devnetView struct {

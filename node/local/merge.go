@@ -43,7 +43,7 @@ func (n *Network) NewSearch(ctx context.Context, p *Phi, cycle uint64, beacons [
 		if err != nil {
 			return nil, err
 		}
-		if s.baselines[d.Name], err = validation.NewBaseline(ctx, losses(p.Model, n.window()-1, workers), samples); err != nil {
+		if s.baselines[d.Name], err = validation.NewBaseline(ctx, n.losses(p.Model, workers), samples); err != nil {
 			return nil, err
 		}
 	}
@@ -70,7 +70,7 @@ func (s *Search) Measure(ctx context.Context, accepted []Accepted) (protocol.Mer
 			continue
 		}
 		for _, d := range s.n.Genesis.Domains { // sorted by name, as the rows must be
-			row, err := validation.MeasureStep(ctx, i, d.Name, losses(m, s.n.window()-1, s.workers), s.baselines[d.Name])
+			row, err := validation.MeasureStep(ctx, i, d.Name, s.n.losses(m, s.workers), s.baselines[d.Name])
 			if ctx.Err() != nil {
 				return out, ctx.Err()
 			}

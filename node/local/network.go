@@ -23,6 +23,7 @@ type Network struct {
 
 	probes map[string]validation.Set
 	probe  map[string][]validation.Sample
+	spare  *training.Spare
 }
 
 // ErrWrongData is wrapped when a dataset is not the one that the genesis names.
@@ -40,7 +41,7 @@ func NewNetwork(g protocol.Genesis, sets []*data.Dataset) (*Network, error) {
 	if err := g.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Network{Genesis: g, Data: map[string]*data.Dataset{}, probes: map[string]validation.Set{}, probe: map[string][]validation.Sample{}}
+	n := &Network{Genesis: g, Data: map[string]*data.Dataset{}, probes: map[string]validation.Set{}, probe: map[string][]validation.Sample{}, spare: &training.Spare{}}
 	for _, d := range sets {
 		dom, ok := g.Domain(d.Name())
 		if !ok {
@@ -112,7 +113,7 @@ func (n *Network) Draw(domain string, cycle uint64, beacons []validation.Beacon)
 func (n *Network) Probe(ctx context.Context, p *Phi, workers int) (map[string]float64, error) {
 	out := map[string]float64{}
 	for domain, samples := range n.probe {
-		l, err := losses(p.Model, n.window()-1, workers)(ctx, samples)
+		l, err := n.losses(p.Model, workers)(ctx, samples)
 		if err != nil {
 			return nil, err
 		}
@@ -126,8 +127,8 @@ func (n *Network) Probe(ctx context.Context, p *Phi, workers int) (map[string]fl
 }
 
 // losses is a model as validation sees it.
-func losses(m *model.Model, seq, workers int) validation.Losses {
-	e := training.Evaluator{Seq: seq, Workers: workers}
+func (n *Network) losses(m *model.Model, workers int) validation.Losses {
+	e := training.Evaluator{Seq: n.window() - 1, Workers: workers, Spare: n.spare}
 	return func(ctx context.Context, samples []validation.Sample) ([]int64, error) {
 		sequences := make([][]int32, len(samples))
 		for i, s := range samples {

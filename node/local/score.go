@@ -74,7 +74,7 @@ func (n *Network) Score(ctx context.Context, p *Phi, name string, cycle uint64, 
 		if err != nil {
 			return nil, err
 		}
-		b, err := validation.NewBaseline(ctx, losses(p.Model, n.window()-1, workers), samples)
+		b, err := validation.NewBaseline(ctx, n.losses(p.Model, workers), samples)
 		if err != nil {
 			return nil, err
 		}
@@ -91,7 +91,7 @@ func (n *Network) Score(ctx context.Context, p *Phi, name string, cycle uint64, 
 			rows[i] = protocol.Row{Miner: s.Miner, Status: protocol.StatusInvalid}
 			continue
 		}
-		if rows[i], err = validation.Measure(ctx, s.Miner, losses(m, n.window()-1, workers), baselines...); err != nil {
+		if rows[i], err = validation.Measure(ctx, s.Miner, n.losses(m, workers), baselines...); err != nil {
 			return nil, err
 		}
 	}

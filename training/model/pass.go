@@ -8,11 +8,13 @@ import (
 
 // Pass holds the activations of a batch of sequences of one length. It is for one goroutine.
 type Pass struct {
-	m    *Model
-	seq  int
-	most int // rows it was made for
-	rows int // rows of the current batch
-	t    *Trainable
+	m      *Model
+	config Config          // of the model it was made for
+	back   backend.Backend // likewise
+	seq    int
+	most   int // rows it was made for
+	rows   int // rows of the current batch
+	t      *Trainable
 
 	h, final    backend.Buffer // residual stream, its final norm: [rows, Dim]
 	invF        backend.Buffer
@@ -49,7 +51,7 @@ func (m *Model) NewPass(sequences, seq int, t *Trainable) *Pass {
 	n := sequences * seq
 	c, a := m.Config, m.b.Alloc
 	qw, kw := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
-	p := &Pass{m: m, seq: seq, most: n, t: t, final: a(n * c.Dim), invF: a(n), logits: a(n * c.Vocab), h: a(n * c.Dim)}
+	p := &Pass{m: m, config: c, back: m.b, seq: seq, most: n, t: t, final: a(n * c.Dim), invF: a(n), logits: a(n * c.Vocab), h: a(n * c.Dim)}
 	count := 1
 	if t != nil {
 		count = c.Layers
@@ -71,6 +73,19 @@ func (m *Model) NewPass(sequences, seq int, t *Trainable) *Pass {
 	}
 	return p
 }
+
+// Adopt makes a pass that was made for forward passes of another model work for m. It reports false, and changes nothing,
+// if the two differ in configuration, backend or size.
+func (m *Model) Adopt(p *Pass, sequences, seq int) bool {
+	if p.t != nil || p.config != m.Config || p.back != m.b || p.seq != seq || p.most != sequences*seq {
+		return false
+	}
+	p.m = m
+	return true
+}
+
+// Release lets go of the model, not of the memory: the pass is good for Adopt only.
+func (p *Pass) Release() { p.m, p.tokens = nil, nil }
 
 func (p *Pass) shape() backend.AttentionShape {
 	c := p.m.Config
