@@ -6,7 +6,7 @@ BZD      = bin/bzd
 PYTHON  ?= python3
 export CGO_ENABLED = 0
 
-.PHONY: all build demo test race lint fuzz generate genesis genesis-verify bench bench-learning interop nightly clean
+.PHONY: all build demo devnet test devnet-test race lint fuzz generate genesis genesis-verify bench bench-learning interop nightly clean
 
 all: build
 
@@ -17,12 +17,21 @@ build:
 demo: build
 	$(BZD) rehearse --cycles 3 --miners 2
 
+# A whole network of miners and validators on this machine, over real sockets.
+devnet: build
+	$(BZD) devnet
+
+# The networks of node/devnet come last and by themselves: sharing the processors they would miss their deadlines.
 test:
-	$(GO) test ./...
+	$(GO) test $$($(GO) list ./... | grep -v /node/devnet$$)
+	$(MAKE) devnet-test
+
+devnet-test:
+	$(GO) test -count=1 ./node/devnet
 
 # The race detector needs cgo.
 race:
-	CGO_ENABLED=1 $(GO) test -race -short ./training/... ./validation/... ./content/... ./node/...
+	CGO_ENABLED=1 $(GO) test -race -short ./training/... ./validation/... ./content/... ./consensus/... ./p2p/... ./internal/...
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 lint:

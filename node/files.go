@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 
-	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 
 	"github.com/blockzero-net/bzd/content/exchange"
@@ -40,20 +39,6 @@ func (f *files) Block(ctx context.Context, c cid.Cid) ([]byte, error) {
 func (f *files) Blocks(ctx context.Context, list []cid.Cid) error {
 	_, err := f.Fetch(ctx, list, exchange.Bounds{MaxBytes: maxCheckpoint}, nil)
 	return err
-}
-
-// putRecord stores a record as a block and returns its link.
-func (f *files) putRecord(ctx context.Context, r protocol.Record) (protocol.Link, error) {
-	raw, err := protocol.Encode(r)
-	if err != nil {
-		return protocol.Link{}, err
-	}
-	l := protocol.LinkTo(protocol.DagCBOR, raw)
-	b, err := blocks.NewBlockWithCid(raw, l.Cid())
-	if err != nil {
-		return protocol.Link{}, err
-	}
-	return l, f.Put(ctx, b)
 }
 
 // checkpointDir is where a checkpoint lies as a directory.

@@ -134,6 +134,11 @@ func (n *Node) Gateway() string {
 	return n.gateway
 }
 
+// Checkpoint is the checkpoint that the node holds after Start, and its directory.
+func (n *Node) Checkpoint() (protocol.Link, string) {
+	return n.phi.Link, n.content.checkpointDir(n.phi.Link)
+}
+
 // Store is the node's block store, for a founder to put the genesis in.
 func (n *Node) Store() exchange.Putter { return n.content }
 

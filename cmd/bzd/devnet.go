@@ -48,6 +48,7 @@ merge and pay, for some cycles.`).text()
 	c.set.Var(faults(o.Faults), "fault", fmt.Sprintf("`KIND=N`: let something happen to N participants: %v; repeatable", kinds))
 	asJSON := c.set.Bool("json", false, "print one JSON object at the end")
 	keep := c.set.Bool("keep", false, "keep the temporary directory")
+	serve := c.set.Bool("serve", false, "keep the gateway open at the end, until Ctrl-C")
 	verbose := c.set.Bool("v", false, "log what every node does")
 	if err := c.parse(args, false); err != nil {
 		return err
@@ -80,20 +81,69 @@ merge and pay, for some cycles.`).text()
 			v.cycle(env.out, x)
 		}
 	}
-	r, err := devnet.Run(ctx, o)
-	if err != nil {
+	failed := error(nil)
+	o.Serve = func(r devnet.Result) {
+		if failed = v.result(r, *asJSON, c.dir); failed == nil && *serve {
+			v.log("serving at %s until Ctrl-C", r.Gateway)
+			<-ctx.Done()
+		}
+	}
+	if _, err = devnet.Run(ctx, o); err != nil {
 		return err
 	}
-	if *asJSON {
-		e := json.NewEncoder(env.out)
+	if *keep {
+		v.log("kept in %s", c.dir)
+	}
+	return failed
+}
+
+// result prints what came of the run.
+func (v *devnetView) result(r devnet.Result, asJSON bool, dir string) error {
+	if asJSON {
+		e := json.NewEncoder(v.env.out)
 		e.SetIndent("", "  ")
 		return e.Encode(r)
 	}
-	fmt.Fprintf(env.out, "\ncheckpoint %s after %.0f s\n", r.Checkpoint, r.Seconds)
-	if *keep {
-		fmt.Fprintf(env.out, "kept in %s\n", c.dir)
+	v.summary(v.env.out, r)
+	_, err := fmt.Fprintf(v.env.out, `
+checkpoint %s after %.0f s
+with --serve:   curl %s/ipfs/%s/config.json
+with --dir DIR: bzd sample --checkpoint DIR/validator-1/checkpoints/%s --prompt 'func main'
+`, r.Checkpoint, r.Seconds, r.Gateway, r.Checkpoint, r.Checkpoint)
+	return err
+}
+
+// summary is the table of all cycles.
+func (v *devnetView) summary(out io.Writer, r devnet.Result) {
+	if len(r.Cycles) == 0 {
+		return
 	}
-	return nil
+	first := r.Cycles[0]
+	w := table(out)
+	fmt.Fprint(w, "\ncycle\tcertified\tdecided in\tα\tbytes\t")
+	for _, g := range first.Groups {
+		fmt.Fprintf(w, "%s\t", g.Group)
+	}
+	fmt.Fprint(w, "mean\tcanary\t\n")
+	row := func(head string, loss func(i int) float64, canary float64) {
+		fmt.Fprintf(w, "%s\t", head)
+		mean, start := 0.0, 0.0
+		for i, g := range first.Groups {
+			mean, start = mean+loss(i), start+g.Before
+			fmt.Fprintf(w, "%.4f\t", loss(i))
+		}
+		k := float64(len(first.Groups))
+		fmt.Fprintf(w, "%.4f (%+.2f%%)\t%.4f (%+.2f%%)\t\n", mean/k, 100*(mean/start-1), canary, 100*(canary/first.CanaryBefore-1))
+	}
+	row("before\t\t\t\t", func(i int) float64 { return first.Groups[i].Before }, first.CanaryBefore)
+	for _, c := range r.Cycles {
+		var bytes int64
+		for _, s := range c.Submissions {
+			bytes += s.Bytes
+		}
+		row(fmt.Sprintf("%d\t%v\t%d ms\t%g\t%d", c.Cycle+1, c.Certified, c.DecisionMs, c.Alpha, bytes), func(i int) float64 { return c.Groups[i].After }, c.CanaryAfter)
+	}
+	w.Flush()
 }
 
 // devnetMemory is what the process tries to stay below, in bytes.

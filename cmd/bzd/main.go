@@ -23,6 +23,9 @@ const help = `bzd trains one mixture-of-experts language model together with oth
 
 Usage: bzd COMMAND [flags]
 
+A network:
+  devnet       a whole network on this machine, over real sockets
+
 The jobs of a cycle, on this machine:
   rehearse     several whole cycles: train, score, merge, again (make demo)
   train        train one expert group and write the update, a delta

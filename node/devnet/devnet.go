@@ -39,6 +39,8 @@ type Options struct {
 	Event func(name string, e node.Event) // called from many goroutines. May be nil
 	Done  func(Cycle)                     // after every cycle, in order. May be nil
 	Log   func(format string, a ...any)   // set-up, in words. May be nil
+	// Serve is called at the end, while the gateway still answers; the network stops when it returns. May be nil.
+	Serve func(Result)
 }
 
 // Fault is something that happens to a number of participants.
@@ -185,6 +187,9 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	r := w.report.result()
 	r.Gateway = w.seed.node.Gateway()
 	r.Seconds = o.Now().Sub(start).Seconds()
+	if o.Serve != nil {
+		o.Serve(r)
+	}
 	return r, nil
 }
 
@@ -242,6 +247,7 @@ func (w *network) open(ctx context.Context) error {
 	}
 	addrs := w.seed.node.Addrs()
 	w.log("bootstrap node at %v serves the genesis %s", addrs, w.link)
+	w.log("gateway: curl %s/ipfs/%s/config.json", w.seed.node.Gateway(), w.genesis.Checkpoint)
 	var wg sync.WaitGroup
 	errs := make([]error, len(w.members))
 	for i, m := range w.members {
@@ -311,7 +317,14 @@ const (
 // measure sets the length of a beacon round from the speed of this machine: rounds are counted in the genesis, their
 // length enters no checkpoint, draw or order.
 func (w *network) measure(ctx context.Context) error {
-	phi, err := local.LoadPhi(w.backend, filepath.Join(w.Dir, "genesis"))
+	dir := filepath.Join(w.Dir, "genesis")
+	for _, m := range w.members {
+		if m.node != nil && m.roles.Has(protocol.RoleValidator) { // a network that goes on is where its validators are
+			w.report.base, dir = m.node.Checkpoint()
+			break
+		}
+	}
+	phi, err := local.LoadPhi(w.backend, dir)
 	if err != nil {
 		return err
 	}
