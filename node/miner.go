@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"time"
 
@@ -112,11 +113,11 @@ func (n *Node) momentsFile() string { return filepath.Join(n.cfg.Dir, "moments")
 // readMoments returns the optimizer's moments of the last cycle, nil if there are none.
 func (n *Node) readMoments() (*optim.State, error) {
 	s, err := training.ReadState(n.momentsFile())
-	if errors.Is(err, training.ErrState) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil // a fresh start
+	case err != nil:
 		return nil, err
-	}
-	if err != nil {
-		return nil, nil //nolint // a missing file is a fresh start
 	}
 	return &s.Moments, nil
 }

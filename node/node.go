@@ -37,11 +37,11 @@ type Node struct {
 	wal            *runner.WAL
 	restored       [][]byte // what wal held when it was opened
 
-	genesis protocol.Genesis
-	local   *local.Network
-	phi     *local.Phi
-	parent  protocol.Hash // the decision that phi rests on
-	held0   uint64        // the cycle that phi begins
+	genesis  protocol.Genesis
+	local    *local.Network
+	phi      *local.Phi
+	parent   protocol.Hash // the decision that phi rests on
+	phiCycle uint64        // the cycle that phi begins
 
 	mu       sync.Mutex
 	registry map[protocol.ID]protocol.Key

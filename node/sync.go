@@ -44,7 +44,7 @@ func (n *Node) Start(ctx context.Context) error {
 	}
 	link := n.genesis.Checkpoint
 	if last != nil {
-		link, n.parent, n.held0 = last.Proposal.Value.Merge.Next, last.Decision(), last.Cycle+1
+		link, n.parent, n.phiCycle = last.Proposal.Value.Merge.Next, last.Decision(), last.Cycle+1
 	}
 	if err := n.moveTo(ctx, link); err != nil {
 		return err
@@ -185,7 +185,7 @@ func (n *Node) certificateOf(_ context.Context, _ peer.ID, request []byte) ([]by
 // missing blocks. A cycle without certificate was carried.
 func (n *Node) catchUp(ctx context.Context, t timeline) error {
 	var last *protocol.Certificate
-	for c := n.held0; c < t.cycle; c++ {
+	for c := n.phiCycle; c < t.cycle; c++ {
 		n.mu.Lock()
 		known, ok := n.certificates[c]
 		n.mu.Unlock()
@@ -199,7 +199,7 @@ func (n *Node) catchUp(ctx context.Context, t timeline) error {
 			last = &known
 		}
 	}
-	n.held0 = t.cycle
+	n.phiCycle = t.cycle
 	if last == nil {
 		return nil
 	}
@@ -239,7 +239,7 @@ func (n *Node) advance(ctx context.Context, t timeline, out consensus.Output) {
 		if err := n.moveTo(ctx, m.Next); err != nil {
 			n.trouble(t.cycle, err) // the next cycle's catch-up tries again
 		} else {
-			n.parent, n.held0 = c.Decision(), t.cycle+1
+			n.parent, n.phiCycle = c.Decision(), t.cycle+1
 		}
 		e.Alpha = n.genesis.Params.AlphaGrid[m.Alpha]
 	}

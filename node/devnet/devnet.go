@@ -34,6 +34,7 @@ type Options struct {
 	Faults             map[Fault]int
 	ISA                string
 	Workers            int
+	Headroom           float64 // how many times what the work takes here the phases get; 0 means 2.5
 	Now                func() time.Time
 
 	Event func(name string, e node.Event) // called from many goroutines. May be nil
@@ -73,6 +74,7 @@ func (o Options) Validate() error {
 	}
 	need(o.Miners >= 1 && o.Miners <= 64, "%d miners, want 1 to 64", o.Miners)
 	need(o.Validators >= 1 && o.Validators <= 64, "%d validators, want 1 to 64", o.Validators)
+	need(o.Headroom == 0 || o.Headroom >= 1 && o.Headroom <= 100, "headroom %v, want 1 to 100: below, no phase would end in time", o.Headroom)
 	need(o.Cycles >= 1, "%d cycles, want at least 1", o.Cycles)
 	miners, validators := 0, 0
 	for f, k := range o.Faults {
@@ -314,6 +316,8 @@ const (
 	maxPeriod = 20 * time.Second
 )
 
+const defaultHeadroom = 2.5
+
 // measure sets the length of a beacon round from the speed of this machine: rounds are counted in the genesis, their
 // length enters no checkpoint, draw or order.
 func (w *network) measure(ctx context.Context) error {
@@ -347,7 +351,10 @@ func (w *network) measure(ctx context.Context) error {
 		searched*perSample/float64(s.Search),
 		float64(w.Miners)*3*4096/128*perSample/float64(s.Commit), // a training step costs about three passes
 	)
-	const headroom = 2.5
+	headroom := w.Headroom
+	if headroom == 0 {
+		headroom = defaultHeadroom
+	}
 	period := time.Duration(headroom * need * float64(time.Second)).Round(50 * time.Millisecond)
 	w.period = min(max(period, minPeriod), maxPeriod)
 	w.log("%.0f samples/s here: beacon rounds of %v, cycles of %v", 1/perSample, w.period, time.Duration(s.CycleBlocks)*w.period)
