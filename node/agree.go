@@ -69,6 +69,25 @@ func (n *Node) agreement(ctx context.Context, t timeline, s protocol.Snapshot, i
 	return run, nil
 }
 
+// follow keeps an instance running behind its first output, until the cycle ends: a late certificate is adopted, and
+// validators that miss what this one has get it. Then it closes the instance.
+func (n *Node) follow(t timeline, run *agreementRun) {
+	n.background.Go(func() {
+		defer run.Close()
+		ctx, cancel := context.WithDeadline(n.running, t.at(t.End))
+		defer cancel()
+		for {
+			out, err := run.Run(ctx)
+			if err != nil {
+				return
+			}
+			if out.Certificate != nil {
+				n.learn(*out.Certificate)
+			}
+		}
+	})
+}
+
 // cycleClock is a cycle's time in milliseconds since its anchor.
 type cycleClock struct {
 	n *Node
@@ -170,20 +189,26 @@ func (n *Node) judgeMessage(_ context.Context, _ peer.ID, raw []byte) gossip.Ver
 	if err != nil {
 		return gossip.Reject
 	}
-	signed, ok := r.(protocol.Signed)
-	if !ok {
-		return gossip.Accept // certificates and proofs are verified where they are used
-	}
 	n.mu.Lock()
 	s := n.snapshot
 	n.mu.Unlock()
-	switch err := s.Check(signed, protocol.RoleValidator); {
-	case errors.Is(err, protocol.ErrSigner):
-		return gossip.Ignore
-	case err != nil:
+	switch r := r.(type) {
+	case protocol.Signed:
+		err = s.Check(r, protocol.RoleValidator)
+	case protocol.Certificate:
+		err = r.Verify(s)
+	case protocol.EquivocationProof:
+		_, err = r.Verify(s)
+	default:
 		return gossip.Reject
 	}
-	return gossip.Accept
+	switch {
+	case err == nil:
+		return gossip.Accept
+	case errors.Is(err, protocol.ErrSignature):
+		return gossip.Reject
+	}
+	return gossip.Ignore // perhaps right under another snapshot
 }
 
 // listenToTopics hands accepted messages to the cycle that is under way.

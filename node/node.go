@@ -54,6 +54,7 @@ type Node struct {
 	certificates map[uint64]protocol.Certificate // of merges, by cycle
 	learned      chan struct{}                   // closed when a certificate arrives
 
+	running    context.Context // of Run: what goes on behind a cycle ends with it
 	background sync.WaitGroup
 }
 
@@ -188,9 +189,10 @@ func (n *Node) Run(ctx context.Context, on Chain, until uint64) error {
 	if n.beacon, err = beacon.NewCache(beacon.CacheConfig{Public: on.Public, Clock: on.Clock, Now: n.cfg.Now}, on.Beacon); err != nil {
 		return err
 	}
-	topics, leave := context.WithCancel(ctx)
+	ctx, leave := context.WithCancel(ctx)
 	defer leave()
-	n.listenToTopics(topics)
+	n.running = ctx
+	n.listenToTopics(ctx)
 	cycle, err := n.firstCycle(ctx)
 	if err != nil {
 		return err

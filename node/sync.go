@@ -90,10 +90,7 @@ func (n *Node) enter(t timeline, s protocol.Snapshot) {
 	}
 	n.mu.Lock()
 	n.registry, n.snapshot, n.custody, n.early = registry, s, nil, nil
-	for _, r := range n.current {
-		n.background.Go(r.Close)
-	}
-	n.current = nil
+	n.current = nil // each is closed by follow
 	if n.cfg.Roles.Has(protocol.RoleValidator) {
 		n.custody = n.newCustody(t, s, n.phi.Link)
 	}

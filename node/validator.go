@@ -43,6 +43,7 @@ func (n *Node) validate(ctx context.Context, t timeline, s protocol.Snapshot, p 
 	if err != nil {
 		return consensus.Output{}, err
 	}
+	defer n.follow(t, run)
 	if err := n.until(ctx, t.at(t.Custody)); err != nil {
 		return consensus.Output{}, err
 	}
@@ -68,7 +69,7 @@ func (n *Node) validate(ctx context.Context, t timeline, s protocol.Snapshot, p 
 	if err != nil {
 		return consensus.Output{}, err
 	}
-	n.submit(ctx, t, s, w)
+	n.submit(t, w)
 	if w.Outcome != consensus.Certified {
 		return consensus.Output{}, n.until(ctx, t.at(t.M)) // no CERT_W, no M
 	}
@@ -244,6 +245,7 @@ func (r *round) agreeMerge(ctx context.Context, w consensus.Output) (consensus.O
 	if err != nil {
 		return consensus.Output{}, err
 	}
+	defer r.n.follow(r.t, run)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -331,7 +333,7 @@ func (r *round) write(alpha int) (protocol.Link, error) {
 }
 
 // submit puts the weights on chain, whatever was decided, and never waits past the end of the cycle.
-func (n *Node) submit(ctx context.Context, t timeline, s protocol.Snapshot, w consensus.Output) {
+func (n *Node) submit(t timeline, w consensus.Output) {
 	if w.Value == nil || w.Value.Weights == nil {
 		n.trouble(t.cycle, errors.New("no weights to submit: too few scores arrived"))
 		return
@@ -343,7 +345,7 @@ func (n *Node) submit(ctx context.Context, t timeline, s protocol.Snapshot, w co
 		return
 	}
 	n.background.Go(func() {
-		ctx, cancel := context.WithDeadline(ctx, t.at(t.End))
+		ctx, cancel := context.WithDeadline(n.running, t.at(t.End)) // not the cycle's: it may be over sooner
 		defer cancel()
 		if err := n.on.Client.Submit(ctx, x); err != nil && ctx.Err() == nil {
 			n.trouble(t.cycle, fmt.Errorf("submit weights: %w", err))

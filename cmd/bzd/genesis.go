@@ -166,6 +166,9 @@ text, and writes the network to --dir: genesis.cbor and the checkpoint in genesi
 	c.set.StringVar(&o.Name, "name", o.Name, "name of the network")
 	c.set.StringVar(&o.Canary, "canary", o.Canary, "domain that belongs to no group and must not be forgotten")
 	c.set.IntVar(&o.Plan.Copies, "experts", o.Plan.Copies, "experts per layer for each domain")
+	c.set.Float64Var(&o.Plan.Shift, "shift", o.Plan.Shift, "what a new router row adds to its base row's logit on its domain's text; 0 copies the base row")
+	c.set.Float64Var(&o.Plan.Away, "away", o.Plan.Away, "times --shift: what it takes away on other text")
+	c.set.Float64Var(&o.Plan.General, "general", o.Plan.General, "weight of general text against the domain's own in the fit of the rows")
 	if err := c.parse(args, false); err != nil {
 		return err
 	}
