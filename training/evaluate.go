@@ -105,7 +105,7 @@ func (e Evaluator) Losses(ctx context.Context, m *model.Model, sequences [][]int
 					return
 				}
 				lo, hi := b*evalBatch, min((b+1)*evalBatch, len(sequences))
-				if err := e.batch(p, sequences[lo:hi], out[lo:hi]); err != nil {
+				if err := e.batch(m, p, sequences[lo:hi], out[lo:hi]); err != nil {
 					fail(err)
 					return
 				}
@@ -113,22 +113,22 @@ func (e Evaluator) Losses(ctx context.Context, m *model.Model, sequences [][]int
 		})
 	}
 	wg.Wait()
-	if first == nil {
-		first = m.Backend().Sync()
-	}
 	if first != nil {
 		return nil, first
 	}
 	return out, nil
 }
 
-func (e Evaluator) batch(p *model.Pass, sequences [][]int32, out []int64) error {
+func (e Evaluator) batch(m *model.Model, p *model.Pass, sequences [][]int32, out []int64) error {
 	n := len(sequences) * e.Seq
 	tokens, targets, losses := make([]int32, 0, n), make([]int32, 0, n), make([]float64, n)
 	for _, s := range sequences {
 		tokens, targets = append(tokens, s[:e.Seq]...), append(targets, s[1:]...)
 	}
 	p.Loss(losses, tokens, targets)
+	if err := m.Backend().Sync(); err != nil {
+		return err
+	}
 	for i := range sequences {
 		sum := 0.0
 		for _, l := range losses[i*e.Seq:][:e.Seq] {

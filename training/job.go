@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/blockzero-net/bzd/training/backend"
 	"github.com/blockzero-net/bzd/training/model"
 	"github.com/blockzero-net/bzd/training/optim"
 )
@@ -26,6 +27,10 @@ type Plan struct {
 	FirstRep int64          // likewise from the replay source
 	Schedule optim.Schedule // learning rate over the steps
 	Balance  float64        // coefficient of the load-balance loss
+	// Micro is how many sequences go through the model at a time, 0 for the whole batch. Recompute keeps the activations of
+	// one layer instead of all. Both save memory; Recompute changes no bit.
+	Micro     int
+	Recompute bool
 }
 
 // Tokens is how many tokens the whole plan trains on.
@@ -42,6 +47,7 @@ func (p Plan) Validate() error {
 	check(p.Steps > 0, "%d steps: nothing would be trained", p.Steps)
 	check(p.Batch > 0 && p.Batch <= 4096, "batch of %d sequences, must be 1 to 4096", p.Batch)
 	check(p.Replay >= 0 && p.Replay < max(p.Batch, 1), "%d replay sequences of %d: none is left for the domain", p.Replay, p.Batch)
+	check(p.Micro >= 0, "micro-batch of %d sequences", p.Micro)
 	check(p.Seq > 0, "sequences of %d tokens", p.Seq)
 	check(p.Schedule.Peak > 0 && p.Schedule.Peak < 1, "learning rate %v, must be above 0 and below 1", p.Schedule.Peak)
 	check(p.Schedule.Warmup >= 0 && p.Schedule.Warmup < max(p.Steps, 1), "warm-up of %d steps in %d", p.Schedule.Warmup, p.Steps)
@@ -61,6 +67,7 @@ type Job struct {
 	own, rep  Source
 	pass      *model.Pass
 
+	micro           int // sequences of a micro-batch
 	step            int
 	loss            float64
 	tokens, targets []int32
@@ -79,11 +86,39 @@ func NewJob(m *model.Model, t *model.Trainable, o *optim.AdamW, p Plan, own, rep
 		return nil, fmt.Errorf("training plan: %d replay sequences of a batch, and no source of them", p.Replay)
 	}
 	n := p.Batch * p.Seq
-	return &Job{
-		plan: p, model: m, trainable: t, optimizer: o, own: own, rep: rep, pass: m.NewPass(p.Batch, p.Seq, t),
+	j := &Job{
+		plan: p, model: m, trainable: t, optimizer: o, own: own, rep: rep, micro: p.Batch,
 		tokens: make([]int32, n), targets: make([]int32, n), losses: make([]float64, n),
-	}, nil
+	}
+	if p.Micro > 0 {
+		j.micro = min(p.Micro, p.Batch)
+	}
+	return j, j.allocate()
 }
+
+// allocate makes the pass, with smaller micro-batches if memory is short.
+func (j *Job) allocate() error {
+	for {
+		j.pass = nil // its memory is wanted
+		j.pass = j.model.NewPassOf(model.Layout{Sequences: j.micro, Seq: j.plan.Seq, Recompute: j.plan.Recompute}, j.trainable)
+		err := j.model.Backend().Sync()
+		if err == nil || !j.shrink(err) {
+			return err
+		}
+	}
+}
+
+// shrink halves the micro-batch if that may help against err.
+func (j *Job) shrink(err error) bool {
+	if !errors.Is(err, backend.ErrOutOfMemory) || j.micro == 1 {
+		return false
+	}
+	j.micro = (j.micro + 1) / 2
+	return true
+}
+
+// Micro is how many sequences go through the model at a time: as planned, or fewer if memory was short.
+func (j *Job) Micro() int { return j.micro }
 
 // Progress is what a job has done so far.
 type Progress struct {
@@ -102,8 +137,9 @@ func (j *Job) Run(ctx context.Context, report func(Progress)) error {
 		}
 		j.fill()
 		n := len(j.tokens)
-		j.trainable.Zero()
-		j.pass.Step(j.losses, j.tokens, j.targets, 1/float32(n), float32(j.plan.Balance))
+		if err := j.gradient(); err != nil {
+			return err
+		}
 		sum := 0.0
 		for _, l := range j.losses {
 			sum += l
@@ -123,6 +159,26 @@ func (j *Job) Run(ctx context.Context, report func(Progress)) error {
 		}
 	}
 	return j.model.Backend().Sync()
+}
+
+// gradient computes losses and gradients of the batch. Memory that runs short on the way costs the batch a second try.
+func (j *Job) gradient() error {
+	for {
+		j.trainable.Zero()
+		rows := j.micro * j.plan.Seq
+		for lo := 0; lo < len(j.tokens); lo += rows {
+			hi := min(lo+rows, len(j.tokens))
+			share := float32(hi-lo) / float32(len(j.tokens))
+			j.pass.Step(j.losses[lo:hi], j.tokens[lo:hi], j.targets[lo:hi], 1/float32(len(j.tokens)), share*float32(j.plan.Balance))
+		}
+		err := j.model.Backend().Sync()
+		if err == nil || !j.shrink(err) {
+			return err
+		}
+		if err := j.allocate(); err != nil {
+			return err
+		}
+	}
 }
 
 // fill gathers the batch of the current step.

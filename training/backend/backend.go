@@ -1,5 +1,10 @@
 package backend
 
+import "errors"
+
+// ErrOutOfMemory is wrapped by what Sync returns when the device has too little memory. Smaller batches help.
+var ErrOutOfMemory = errors.New("out of device memory")
+
 // Buffer is a run of float32 in the backend's memory. Buffers of one backend are not understood by another.
 type Buffer interface {
 	// Len is the number of values.
@@ -10,11 +15,12 @@ type Buffer interface {
 
 // Weight is a matrix [out, in] in the form in which the backend multiplies by it fastest.
 type Weight interface {
-	// Data is the row-major buffer the weight was prepared from.
+	// Data is the row-major buffer the weight was prepared from, nil for a frozen one.
 	Data() Buffer
 	// Shape is [out, in].
 	Shape() (out, in int)
-	// Refresh must be called after Data has changed and before the next use. It must not run beside a use.
+	// Refresh must be called after Data has changed and before the next use. It must not run beside a use. A frozen weight
+	// has nothing to refresh.
 	Refresh()
 }
 
@@ -36,6 +42,9 @@ type Backend interface {
 type Memory interface {
 	// Alloc returns n zeros.
 	Alloc(n int) Buffer
+	// AllocActivation returns n zeros in the type in which the backend keeps activations: float32 if it is exact, possibly a
+	// shorter one if not. Every operation takes such buffers where its comment does not say float32.
+	AllocActivation(n int) Buffer
 	// Write copies src to dst; Read copies src to dst. Lengths must be equal.
 	Write(dst Buffer, src []float32)
 	Read(dst []float32, src Buffer)
@@ -43,30 +52,36 @@ type Memory interface {
 	Copy(dst, x Buffer)
 	// Zero clears a buffer.
 	Zero(b Buffer)
-	// Add sets dst = dst + x.
+	// Add sets dst = dst + x; Sum sets dst = x + y.
 	Add(dst, x Buffer)
+	Sum(dst, x, y Buffer)
 	// Columns gathers columns of x [rows, width] into dst [rows, len(cols)].
 	Columns(dst, x Buffer, cols []int)
-	// Sync waits for everything asked before and returns the first failure of the device, if any.
+	// Sync waits for everything asked before and returns the first failure of the device, if any. After a lack of memory
+	// the buffers that were to be allocated are unusable, and everything computed since is void; the rest is intact.
 	Sync() error
 }
 
 // Linear is multiplication by weights. The number of rows follows from x.
 type Linear interface {
-	// Prepare wraps w [out, in].
+	// Prepare wraps w [out, in], which is float32.
 	Prepare(w Buffer, out, in int) Weight
+	// Freeze makes a weight [out, in] that never changes, of values that are not kept. spill says that it may live outside
+	// the device's own memory if that is scarce.
+	Freeze(values []float32, out, in int, spill bool) Weight
 	// Linear sets y = x·Wᵀ.
 	Linear(y, x Buffer, w Weight)
 	// LinearGradInput sets dx = dy·W, or adds it to dx.
 	LinearGradInput(dx, dy Buffer, w Weight, add bool)
-	// LinearGradWeight adds dyᵀ·x to dw [out, in], for dy [rows, out] and x [rows, in].
+	// LinearGradWeight adds dyᵀ·x to dw [out, in], float32, for dy [rows, out] and x [rows, in].
 	LinearGradWeight(dw, dy, x Buffer, rows int)
 }
 
-// Rope holds cos and sin of the rotary embedding, [positions, headDim/2] each.
+// Rope holds, in float32, cos and sin of the rotary embedding, [positions, headDim/2] each.
 type Rope struct{ Cos, Sin, NegSin Buffer }
 
-// Norm is root-mean-square normalisation, over whole rows and over the heads of a row with rotary embedding after.
+// Norm is root-mean-square normalisation, over whole rows and over the heads of a row with rotary embedding after. w, dw
+// and inv are float32.
 type Norm interface {
 	// RMSNorm sets y = x/rms(x)·w per row of len(w) and keeps inv = 1/rms, one per row.
 	RMSNorm(y, inv, x, w Buffer, eps float32)
@@ -82,21 +97,23 @@ type Norm interface {
 // AttentionShape describes causal grouped-query attention over sequences of Seq rows.
 type AttentionShape struct{ Seq, Heads, KVHeads, HeadDim int }
 
-// ProbsLen is the number of values of the probability buffer for rows rows: [rows/Seq, Heads, Seq, Seq rounded up to 16].
-func (s AttentionShape) ProbsLen(rows int) int {
-	return rows / s.Seq * s.Heads * s.Seq * s.Padded()
-}
-
 // Padded is Seq rounded up to a multiple of 16.
 func (s AttentionShape) Padded() int { return (s.Seq + 15) &^ 15 }
+
+// Attn holds what one layer's attention keeps between its forward and backward pass.
+type Attn interface {
+	Shape() AttentionShape
+}
 
 // Attention is softmax(q·kᵀ/√HeadDim)·v under the causal mask. q is [rows, Heads·HeadDim], k and v
 // [rows, KVHeads·HeadDim].
 type Attention interface {
-	// Attention sets out and keeps the probabilities.
-	Attention(out, probs, q, k, v Buffer, s AttentionShape)
-	// AttentionGrad sets dq, dk and dv.
-	AttentionGrad(dq, dk, dv, dout, probs, q, k, v Buffer, s AttentionShape)
+	// NewAttn allocates for up to rows rows. For a forward pass only, keep may be false.
+	NewAttn(s AttentionShape, rows int, keep bool) Attn
+	// Attention sets out.
+	Attention(out, q, k, v Buffer, a Attn)
+	// AttentionGrad sets dq, dk and dv. out, q, k and v are those of the forward pass that a was last used for.
+	AttentionGrad(dq, dk, dv, dout, out, q, k, v Buffer, a Attn)
 }
 
 // MixtureShape describes the experts of one layer.
@@ -115,7 +132,7 @@ type Mix interface {
 // Expert is one SwiGLU expert: down(silu(gate(x))·up(x)); Gate and Up are [Width, Model], Down is [Model, Width].
 type Expert struct{ Gate, Up, Down Weight }
 
-// ExpertGrad holds an expert's gradient buffers, all nil when it is frozen.
+// ExpertGrad holds an expert's gradient buffers, float32, all nil when it is frozen.
 type ExpertGrad struct{ Gate, Up, Down Buffer }
 
 // Mixture is the routed experts. Selection is by probability, ties by lower index; a token's outputs are combined in
@@ -123,21 +140,22 @@ type ExpertGrad struct{ Gate, Up, Down Buffer }
 type Mixture interface {
 	// NewMix allocates for up to rows rows. For a forward pass only, keep may be false.
 	NewMix(s MixtureShape, rows int, keep bool) Mix
-	// Mixture routes x by logits [rows, Experts] and sets y to the weighted sum of its experts' outputs.
+	// Mixture routes x by logits [rows, Experts], float32, and sets y to the weighted sum of its experts' outputs.
 	Mixture(y, x, logits Buffer, experts []Expert, m Mix)
-	// MixtureGrad sets dlogits, adds the input gradient to dx unless dx is nil, and adds the weight gradients of the
-	// experts that have buffers. balance is the coefficient of the load-balance loss Experts·Σ_e load_e·mean prob_e, where
+	// MixtureGrad sets dlogits, float32, adds the input gradient to dx unless dx is nil, and adds the weight gradients of
+	// the experts that have buffers. x is that of the forward pass; it may be nil if no expert has buffers. balance is the coefficient of the load-balance loss Experts·Σ_e load_e·mean prob_e, where
 	// load_e is the slots of e per token, taken as constant. It uses up what m kept: one backward pass per forward pass.
-	MixtureGrad(dx, dlogits, dy Buffer, experts []Expert, grads []ExpertGrad, m Mix, balance float32)
+	MixtureGrad(dx, dlogits, dy, x Buffer, experts []Expert, grads []ExpertGrad, m Mix, balance float32)
 }
 
 // Loss covers both ends of the model: embedding lookup and cross-entropy.
 type Loss interface {
-	// Embed gathers rows of table [vocab, dim]; EmbedGrad adds dy to the rows of dtable.
-	Embed(y, table Buffer, ids []int32)
+	// Embed gathers rows of table [vocab, dim]; EmbedGrad adds dy to the rows of dtable, float32.
+	Embed(y Buffer, table Weight, ids []int32)
 	EmbedGrad(dtable, dy Buffer, ids []int32)
-	// CrossEntropy sets losses to the negative log-likelihoods in nats of targets under logits [rows, vocab]. With scale
-	// not zero logits become scale times their gradient, otherwise their content is undefined.
+	// CrossEntropy sets losses to the negative log-likelihoods in nats of targets under logits [rows, vocab]; they are there
+	// after the next Sync, and neither slice may be touched before. With scale not zero logits become scale times their
+	// gradient, otherwise their content is undefined.
 	CrossEntropy(losses []float64, logits Buffer, targets []int32, scale float32)
 }
 
@@ -152,10 +170,10 @@ type AdamW struct {
 	Decay       float32 // lr·weight decay
 }
 
-// Optimizer updates parameters.
+// Optimizer updates parameters, all of them float32.
 type Optimizer interface {
 	// AdamW updates p and its moments m and v by the gradient g.
 	AdamW(p, m, v, g Buffer, h AdamW)
-	// SumSquares returns Σ x².
-	SumSquares(x Buffer) float32
+	// SumSquares returns Σ x² of every buffer.
+	SumSquares(x []Buffer) []float32
 }

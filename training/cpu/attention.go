@@ -9,9 +9,22 @@ import (
 // attendRows is the height of a block of rows that share their causal horizon; part of docs/spec/exact.md.
 const attendRows = 16
 
+// attn keeps the probabilities, [rows/Seq, Heads, Seq, Seq rounded up to 16].
+type attn struct {
+	backend.AttentionShape
+	probs []float32
+}
+
+func (a *attn) Shape() backend.AttentionShape { return a.AttentionShape }
+
+// NewAttn allocates for rows rows.
+func (b *Backend) NewAttn(s backend.AttentionShape, rows int, _ bool) backend.Attn {
+	return &attn{s, make([]float32, rows/s.Seq*s.Heads*s.Seq*s.Padded())}
+}
+
 // Attention runs over pairs of a sequence and a key-value head.
-func (b *Backend) Attention(out, probs, q, k, v backend.Buffer, s backend.AttentionShape) {
-	O, P, Q, K, V := host(out), host(probs), host(q), host(k), host(v)
+func (b *Backend) Attention(out, q, k, v backend.Buffer, a backend.Attn) {
+	O, P, Q, K, V, s := host(out), a.(*attn).probs, host(q), host(k), host(v), a.Shape()
 	t, hd, pad := s.Seq, s.HeadDim, s.Padded()
 	qw, kw, group := s.Heads*hd, s.KVHeads*hd, s.Heads/s.KVHeads
 	scale := attentionScale(hd)
@@ -46,8 +59,8 @@ func (b *Backend) Attention(out, probs, q, k, v backend.Buffer, s backend.Attent
 func attentionScale(headDim int) float32 { return 1 / sqrt(float32(headDim)) }
 
 // AttentionGrad runs over the same pairs; the heads of a group add to dk and dv in their order.
-func (b *Backend) AttentionGrad(dq, dk, dv, dout, probs, q, k, v backend.Buffer, s backend.AttentionShape) {
-	DQ, DK, DV, DO, P := host(dq), host(dk), host(dv), host(dout), host(probs)
+func (b *Backend) AttentionGrad(dq, dk, dv, dout, _, q, k, v backend.Buffer, a backend.Attn) {
+	DQ, DK, DV, DO, P, s := host(dq), host(dk), host(dv), host(dout), a.(*attn).probs, a.Shape()
 	Q, K, V := host(q), host(k), host(v)
 	t, hd, pad := s.Seq, s.HeadDim, s.Padded()
 	qw, kw, group := s.Heads*hd, s.KVHeads*hd, s.Heads/s.KVHeads

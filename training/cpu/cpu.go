@@ -69,6 +69,9 @@ func host(b backend.Buffer) []float32 {
 // Alloc returns n zeros.
 func (b *Backend) Alloc(n int) backend.Buffer { return make(floats, n) }
 
+// AllocActivation returns n zeros.
+func (b *Backend) AllocActivation(n int) backend.Buffer { return b.Alloc(n) }
+
 // Write copies src to dst.
 func (b *Backend) Write(dst backend.Buffer, src []float32) { mustCopy(host(dst), src) }
 
@@ -92,6 +95,12 @@ func (b *Backend) Zero(x backend.Buffer) { clear(host(x)) }
 func (b *Backend) Add(dst, x backend.Buffer) {
 	d, s := host(dst), host(x)
 	b.rowsOf(len(d), 4096, func(lo, hi int) { b.add(d[lo:hi], s[lo:hi]) })
+}
+
+// Sum sets dst = x + y.
+func (b *Backend) Sum(dst, x, y backend.Buffer) {
+	b.Copy(dst, x)
+	b.Add(dst, y)
 }
 
 // Columns gathers columns.

@@ -6,8 +6,8 @@ import (
 )
 
 // Embed gathers rows of table.
-func (b *Backend) Embed(y, table backend.Buffer, ids []int32) {
-	Y, T := host(y), host(table)
+func (b *Backend) Embed(y backend.Buffer, table backend.Weight, ids []int32) {
+	Y, T := host(y), table.(*weight).data
 	d := len(Y) / len(ids)
 	for i, id := range ids {
 		copy(Y[i*d:][:d], T[int(id)*d:][:d])
@@ -25,7 +25,7 @@ func (b *Backend) EmbedGrad(dtable, dy backend.Buffer, ids []int32) {
 	})
 }
 
-// CrossEntropy returns −log softmax(logits)[target] per row in float64, of the float32 sum of exponentials.
+// CrossEntropy gives −log softmax(logits)[target] per row in float64, of the float32 sum of exponentials, at once.
 func (b *Backend) CrossEntropy(losses []float64, logits backend.Buffer, targets []int32, scale float32) {
 	L := host(logits)
 	v := len(L) / len(targets)
@@ -50,5 +50,9 @@ func (b *Backend) AdamW(p, m, v, g backend.Buffer, h backend.AdamW) {
 	b.rowsOf(len(P), 1<<14, func(lo, hi int) { b.adamw(P[lo:hi], M[lo:hi], V[lo:hi], G[lo:hi], h) })
 }
 
-// SumSquares is the lane-tree sum of x².
-func (b *Backend) SumSquares(x backend.Buffer) float32 { return b.dot(host(x), host(x)) }
+// SumSquares are the lane-tree sums of x².
+func (b *Backend) SumSquares(x []backend.Buffer) []float32 {
+	sums := make([]float32, len(x))
+	b.par(len(x), func(i int) { sums[i] = b.dot(host(x[i]), host(x[i])) })
+	return sums
+}

@@ -118,6 +118,7 @@ func (b *Backend) rowGrain() int { return 4 * b.rows }
 // weight is a matrix [out, in] with the two packed forms that passes need, made when first asked for.
 type weight struct {
 	data    floats
+	frozen  bool
 	out, in int
 	forward onceValue // Wᵀ packed: k = in, n = out
 	back    onceValue // W packed: k = out, n = in
@@ -151,11 +152,26 @@ func (b *Backend) Prepare(w backend.Buffer, out, in int) backend.Weight {
 	return &weight{data: d, out: out, in: in}
 }
 
-func (w *weight) Data() backend.Buffer { return w.data }
+// Freeze keeps the values: both packed forms are made from them when first asked for.
+func (b *Backend) Freeze(values []float32, out, in int, _ bool) backend.Weight {
+	w := b.Prepare(append(floats(nil), values...), out, in).(*weight)
+	w.frozen = true
+	return w
+}
+
+func (w *weight) Data() backend.Buffer {
+	if w.frozen {
+		return nil
+	}
+	return w.data
+}
 
 func (w *weight) Shape() (out, in int) { return w.out, w.in }
 
 func (w *weight) Refresh() {
+	if w.frozen {
+		return
+	}
 	w.forward.valid = false
 	w.back.valid = false
 }

@@ -161,7 +161,7 @@ func expertWeights(e backend.Expert) (gate, up, down *weight) {
 }
 
 // MixtureGrad is the gradient of Mixture.
-func (b *Backend) MixtureGrad(dx, dlogits, dy backend.Buffer, experts []backend.Expert, grads []backend.ExpertGrad, mx backend.Mix, balance float32) {
+func (b *Backend) MixtureGrad(dx, dlogits, dy, _ backend.Buffer, experts []backend.Expert, grads []backend.ExpertGrad, mx backend.Mix, balance float32) {
 	DX, DL, DY, m := host(dx), host(dlogits), host(dy), mx.(*mix)
 	d, f, k := m.Model, m.Width, m.TopK
 	b.rowsOf(m.tokens, normRows, func(lo, hi int) {

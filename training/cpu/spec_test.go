@@ -97,10 +97,10 @@ func TestAttentionDefinition(t *testing.T) {
 		}
 		for _, b := range backends(t, 1, 3) {
 			name := fmt.Sprintf("%s %+v ", b.Name(), s)
-			out, probs, dq := make(floats, rows*qw), make(floats, s.ProbsLen(rows)), make(floats, rows*qw)
+			out, state, dq := make(floats, rows*qw), b.NewAttn(s, rows, true), make(floats, rows*qw)
 			dk, dv := make(floats, rows*kw), make(floats, rows*kw)
-			b.Attention(out, probs, floats(q), floats(k), floats(v), s)
-			b.AttentionGrad(dq, dk, dv, floats(dout), probs, floats(q), floats(k), floats(v), s)
+			b.Attention(out, floats(q), floats(k), floats(v), state)
+			b.AttentionGrad(dq, dk, dv, floats(dout), out, floats(q), floats(k), floats(v), state)
 			for n := range sequences {
 				for h := range s.Heads {
 					cut := func(x []float32, width, i int) []float32 {
@@ -270,7 +270,7 @@ func TestMixtureDefinition(t *testing.T) {
 			m := b.NewMix(s, tokens, true)
 			gotY, gotX, gotL := make(floats, len(x)), make(floats, len(x)), make(floats, len(logits))
 			b.Mixture(gotY, floats(x), floats(logits), experts, m)
-			b.MixtureGrad(gotX, gotL, floats(dy), experts, got, m, balance)
+			b.MixtureGrad(gotX, gotL, floats(dy), nil, experts, got, m, balance)
 			compare(t, name+"y", gotY, y)
 			compare(t, name+"dx", gotX, dx)
 			compare(t, name+"dlogits", gotL, dlogits)

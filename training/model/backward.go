@@ -57,13 +57,16 @@ func (m *Model) TrainGroup(experts []ExpertRef) (*Trainable, error) {
 	for l := range t.layers {
 		t.addRows(l)
 		for _, e := range t.layers[l].rows {
+			if m.tensors[ExpertName(l, e, "gate")] == nil {
+				return nil, fmt.Errorf("model: expert (layer %d, index %d) is frozen", l, e)
+			}
 			t.addExpert(l, e)
 		}
 	}
-	return t, nil
+	return t, m.b.Sync()
 }
 
-// TrainAll makes every tensor trainable.
+// TrainAll makes every tensor trainable, of a model that has nothing frozen.
 func (m *Model) TrainAll() *Trainable {
 	t := &Trainable{m: m, layers: make([]trainLayer, m.Layers), whole: true, grads: map[string]backend.Buffer{}}
 	for _, s := range m.Specs() {
@@ -134,29 +137,32 @@ func (t *Trainable) Refresh() {
 // Load returns how many slots each expert of the layer got in the last forward pass.
 func (p *Pass) Load(layer int) []int { return p.layer(layer).mix.Load() }
 
-// Step runs forward and backward: it writes the losses of all targets and adds to the gradients those of scale times
-// their sum, plus balance times each layer's load-balance loss.
+// Step runs forward and backward: it writes the losses of all targets, where they are after the backend's next Sync, and
+// adds to the gradients those of scale times their sum, plus balance times each layer's load-balance loss.
 func (p *Pass) Step(losses []float64, tokens, targets []int32, scale, balance float32) {
 	m, t, b, c := p.m, p.t, p.m.b, p.m.Config
 	if t == nil {
 		panic("model: Step on a pass made for evaluation")
 	}
 	p.trunk(tokens)
-	dlogits := p.cut(p.logits, c.Vocab)
-	b.CrossEntropy(losses, dlogits, targets, scale)
-	dx, dh := p.cut(p.dx, c.Dim), p.cut(p.dh, c.Dim)
-	final := p.cut(p.final, c.Dim)
-	b.LinearGradInput(dx, dlogits, m.head, false)
-	if t.whole {
-		name := "lm_head.weight"
-		if m.Tied {
-			name = "model.embed_tokens.weight"
-		}
-		b.LinearGradWeight(t.grads[name], dlogits, final, p.rows)
+	name := "lm_head.weight"
+	if m.Tied {
+		name = "model.embed_tokens.weight"
 	}
+	p.head(func(lo, hi int, logits, final backend.Buffer) {
+		b.CrossEntropy(losses[lo:hi], logits, targets[lo:hi], scale)
+		b.LinearGradInput(p.dx.Slice(lo*c.Dim, (hi-lo)*c.Dim), logits, m.head, false)
+		if t.whole {
+			b.LinearGradWeight(t.grads[name], logits, final, hi-lo)
+		}
+	})
+	dx, dh := p.cut(p.dx, c.Dim), p.cut(p.dh, c.Dim)
 	b.Zero(dh)
-	b.RMSNormGrad(dh, p.grad("model.norm.weight"), dx, p.cut(p.invF, 1), p.cut(p.h, c.Dim), m.norm)
+	b.RMSNormGrad(dh, p.grad("model.norm.weight"), dx, p.cut(p.invF, 1), p.stream(c.Layers), m.norm)
 	for l := c.Layers - 1; l >= t.lowest; l-- {
+		if p.Recompute && l < c.Layers-1 {
+			p.forward(l)
+		}
 		p.layerGrad(l, balance)
 	}
 	if t.whole {
@@ -176,44 +182,48 @@ func (p *Pass) grad(name string) backend.Buffer {
 // below is needed, and it stops at the mixture.
 func (p *Pass) layerGrad(l int, balance float32) {
 	m, t, b, c := p.m, p.t, p.m.b, p.m.Config
-	y, a := &m.layers[l], p.layer(l)
+	y, a, g := &m.layers[l], p.layer(l), &t.layers[l]
 	stop := l == t.lowest && !t.whole
-	dx, dh := p.cut(p.dx, c.Dim), p.cut(p.dh, c.Dim)
-	dr, x2 := p.cut(p.drouter, c.Experts), p.cut(a.x2, c.Dim)
+	dx, dh, dr := p.cut(p.dx, c.Dim), p.cut(p.dh, c.Dim), p.cut(p.drouter, c.Experts)
+	var x2 backend.Buffer
+	if t.whole || len(g.rows) > 0 {
+		x2 = p.norm2(l)
+	}
 	if stop {
-		b.MixtureGrad(nil, dr, dh, y.experts, t.layers[l].experts, a.mix, balance)
+		b.MixtureGrad(nil, dr, dh, x2, y.experts, g.experts, a.mix, balance)
 	} else {
 		b.Zero(dx)
-		b.MixtureGrad(dx, dr, dh, y.experts, t.layers[l].experts, a.mix, balance)
+		b.MixtureGrad(dx, dr, dh, x2, y.experts, g.experts, a.mix, balance)
 		b.LinearGradInput(dx, dr, y.router, true)
 	}
 	if t.whole {
 		b.LinearGradWeight(t.grads[RouterName(l)], dr, x2, p.rows)
-	} else if rows := t.layers[l].rows; len(rows) > 0 {
-		cols := p.cut(p.drows[l], len(rows))
-		b.Columns(cols, dr, rows)
-		b.LinearGradWeight(t.layers[l].rowGrad, cols, x2, p.rows)
+	} else if len(g.rows) > 0 {
+		cols := p.cut(p.drows[l], len(g.rows))
+		b.Columns(cols, dr, g.rows)
+		b.LinearGradWeight(g.rowGrad, cols, x2, p.rows)
 	}
 	if stop {
 		return
 	}
 	name := func(n string) string { return fmt.Sprintf("model.layers.%d.%s.weight", l, n) }
 	b.RMSNormGrad(dh, p.grad(name("post_attention_layernorm")), dx, p.cut(a.inv2, 1), p.cut(a.h2, c.Dim), y.norm2)
-	qw, kw, s := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim, p.shape()
+	qw, kw := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
 	do, dq, dk, dv := p.cut(p.do, qw), p.cut(p.dq, qw), p.cut(p.dk, kw), p.cut(p.dv, kw)
-	dqn, dkn, x1 := p.cut(p.dqn, qw), p.cut(p.dkn, kw), p.cut(a.x1, c.Dim)
+	dqn, dkn, o := p.cut(p.dqn, qw), p.cut(p.dkn, kw), p.cut(a.o, qw)
 	b.LinearGradInput(do, dh, y.o, false)
-	b.AttentionGrad(dqn, dkn, dv, do, a.probs.Slice(0, s.ProbsLen(p.rows)), p.cut(a.qn, qw), p.cut(a.kn, kw), p.cut(a.v, kw), s)
-	b.HeadNormRopeGrad(dq, p.grad(name("self_attn.q_norm")), dqn, p.cut(a.invQ, c.Heads), p.cut(a.q, qw), y.qNorm, m.rope, c.Heads, p.seq)
-	b.HeadNormRopeGrad(dk, p.grad(name("self_attn.k_norm")), dkn, p.cut(a.invK, c.KVHeads), p.cut(a.k, kw), y.kNorm, m.rope, c.KVHeads, p.seq)
+	b.AttentionGrad(dqn, dkn, dv, do, o, p.cut(a.qn, qw), p.cut(a.kn, kw), p.cut(a.v, kw), a.attn)
+	b.HeadNormRopeGrad(dq, p.grad(name("self_attn.q_norm")), dqn, p.cut(a.invQ, c.Heads), p.cut(a.q, qw), y.qNorm, m.rope, c.Heads, p.Seq)
+	b.HeadNormRopeGrad(dk, p.grad(name("self_attn.k_norm")), dkn, p.cut(a.invK, c.KVHeads), p.cut(a.k, kw), y.kNorm, m.rope, c.KVHeads, p.Seq)
 	b.LinearGradInput(dx, dq, y.q, false)
 	b.LinearGradInput(dx, dk, y.k, true)
 	b.LinearGradInput(dx, dv, y.v, true)
 	if t.whole {
-		b.LinearGradWeight(t.grads[name("self_attn.o_proj")], dh, p.cut(a.o, qw), p.rows)
+		x1 := p.norm1(l)
+		b.LinearGradWeight(t.grads[name("self_attn.o_proj")], dh, o, p.rows)
 		b.LinearGradWeight(t.grads[name("self_attn.q_proj")], dq, x1, p.rows)
 		b.LinearGradWeight(t.grads[name("self_attn.k_proj")], dk, x1, p.rows)
 		b.LinearGradWeight(t.grads[name("self_attn.v_proj")], dv, x1, p.rows)
 	}
-	b.RMSNormGrad(dh, p.grad(name("input_layernorm")), dx, p.cut(a.inv1, 1), p.cut(a.h1, c.Dim), y.norm1)
+	b.RMSNormGrad(dh, p.grad(name("input_layernorm")), dx, p.cut(a.inv1, 1), p.stream(l), y.norm1)
 }

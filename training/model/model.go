@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"strings"
 
 	"github.com/blockzero-net/bzd/training/backend"
 	"github.com/blockzero-net/bzd/training/exact"
@@ -21,9 +22,9 @@ type Model struct {
 	Config
 	b       backend.Backend
 	tensors map[string]backend.Buffer
-	weights map[string]backend.Weight // those among them that multiply; the embedding only if it is tied
+	weights map[string]backend.Weight // those among them that are matrices, and the frozen ones
 	layers  []layer
-	embed   backend.Buffer
+	embed   backend.Weight
 	norm    backend.Buffer
 	head    backend.Weight
 	rope    backend.Rope
@@ -37,6 +38,25 @@ type layer struct {
 
 // New loads the model. Every weight must be finite.
 func New(b backend.Backend, c Config, src Source) (*Model, error) {
+	return load(b, c, src, func(string) bool { return false })
+}
+
+// NewFrozen is New for a model of which only routers and the experts named will ever be trained: the other matrices take
+// less memory, those of experts may leave the device when its memory is scarce, and Read does not know them.
+func NewFrozen(b backend.Backend, c Config, src Source, trained []ExpertRef) (*Model, error) {
+	free := map[string]bool{}
+	for l := range c.Layers {
+		free[RouterName(l)] = true
+	}
+	for _, e := range trained {
+		for _, p := range []string{"gate", "up", "down"} {
+			free[ExpertName(e.Layer, e.Index, p)] = true
+		}
+	}
+	return load(b, c, src, func(name string) bool { return !free[name] })
+}
+
+func load(b backend.Backend, c Config, src Source, frozen func(name string) bool) (*Model, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
@@ -53,22 +73,26 @@ func New(b backend.Backend, c Config, src Source) (*Model, error) {
 		if err := finite(v); err != nil {
 			return nil, fmt.Errorf("%w: %s: %w", ErrWeights, s.Name, err)
 		}
+		if len(s.Shape) == 2 && frozen(s.Name) {
+			m.weights[s.Name] = b.Freeze(v, s.Shape[0], s.Shape[1], strings.Contains(s.Name, ".experts."))
+			continue
+		}
 		buf := b.Alloc(len(v))
 		b.Write(buf, v)
 		m.tensors[s.Name] = buf
-		if len(s.Shape) == 2 && (c.Tied || s.Name != "model.embed_tokens.weight") {
+		if len(s.Shape) == 2 {
 			m.weights[s.Name] = b.Prepare(buf, s.Shape[0], s.Shape[1])
 		}
 	}
 	m.rope = ropeTables(b, c)
 	m.assemble()
-	return m, nil
+	return m, b.Sync()
 }
 
 // assemble points the layers at the tensors.
 func (m *Model) assemble() {
 	c := m.Config
-	m.embed, m.norm = m.tensors["model.embed_tokens.weight"], m.tensors["model.norm.weight"]
+	m.embed, m.norm = m.weights["model.embed_tokens.weight"], m.tensors["model.norm.weight"]
 	m.head = m.weights["lm_head.weight"]
 	if c.Tied {
 		m.head = m.weights["model.embed_tokens.weight"]
@@ -125,8 +149,7 @@ func ropeTables(b backend.Backend, c Config) backend.Rope {
 func (m *Model) Overlay(changed map[string][]float32) (*Model, error) {
 	o := &Model{Config: m.Config, b: m.b, rope: m.rope, tensors: maps.Clone(m.tensors), weights: maps.Clone(m.weights)}
 	for name, v := range changed {
-		old, ok := m.tensors[name]
-		if !ok || old.Len() != len(v) {
+		if m.size(name) != len(v) {
 			return nil, fmt.Errorf("%w: %s: no such tensor of %d values", ErrWeights, name, len(v))
 		}
 		if err := finite(v); err != nil {
@@ -141,17 +164,30 @@ func (m *Model) Overlay(changed map[string][]float32) (*Model, error) {
 		}
 	}
 	o.assemble()
-	return o, nil
+	return o, m.b.Sync()
+}
+
+// size is how many values the tensor of that name has; 0 if there is none.
+func (m *Model) size(name string) int {
+	if t, ok := m.tensors[name]; ok {
+		return t.Len()
+	}
+	if w, ok := m.weights[name]; ok {
+		out, in := w.Shape()
+		return out * in
+	}
+	return 0
 }
 
 // Backend is what the model computes on.
 func (m *Model) Backend() backend.Backend { return m.b }
 
-// Read copies the tensor of that name to a new slice; it panics on a name the configuration does not have.
+// Read copies the tensor of that name to a new slice; it panics on a name the configuration does not have, and on a
+// frozen one.
 func (m *Model) Read(name string) []float32 {
 	t, ok := m.tensors[name]
 	if !ok {
-		panic("model: no tensor " + name)
+		panic("model: no tensor " + name + " that can be read")
 	}
 	v := make([]float32, t.Len())
 	m.b.Read(v, t)

@@ -2,73 +2,106 @@ package model
 
 import (
 	"fmt"
+	"math/bits"
 
 	"github.com/blockzero-net/bzd/training/backend"
 )
+
+// Layout is the size of a pass.
+type Layout struct {
+	Sequences, Seq int // batches of up to Sequences sequences of Seq tokens
+	// Recompute keeps one layer's activations instead of all, and computes the others' again on the way back: a third more
+	// work for a fraction of the memory. It changes no bit.
+	Recompute bool
+	// HeadRows is how many rows go through the head at a time: a multiple of 256, the length of a k-block, so that it shows
+	// in no gradient. 0 keeps the logits below 2²⁷ values.
+	HeadRows int
+}
 
 // Pass holds the activations of a batch of sequences of one length. It is for one goroutine.
 type Pass struct {
 	m      *Model
 	config Config          // of the model it was made for
 	back   backend.Backend // likewise
-	seq    int
-	most   int // rows it was made for
-	rows   int // rows of the current batch
-	t      *Trainable
+	Layout
+	rows int // rows of the current batch
+	t    *Trainable
 
-	h, final    backend.Buffer // residual stream, its final norm: [rows, Dim]
-	invF        backend.Buffer
-	logits      backend.Buffer // [rows, Vocab]
-	acts        []acts         // one per layer, or a single one shared by all when nothing is trained
+	h      []backend.Buffer // residual stream before each layer and after the last, or one for all: [rows, Dim]
+	acts   []acts           // one per layer, or a single one shared by all
+	x      backend.Buffer   // normalised input of a matrix: [rows, Dim]
+	moe    backend.Buffer   // output of the mixture: [rows, Dim]
+	router backend.Buffer   // router logits: [rows, Experts]
+	final  backend.Buffer   // final norm: [rows, Dim]
+	invF   backend.Buffer
+	logits backend.Buffer // of at most HeadRows rows: [HeadRows, Vocab]
+
 	dh, dx      backend.Buffer
 	dq, dk, dv  backend.Buffer
 	dqn, dkn    backend.Buffer
 	do, drouter backend.Buffer
 	drows       []backend.Buffer // per layer: the trained columns of drouter
 	tokens      []int32
-	probe       func(l int, a *acts)
+	probe       func(l int)
 }
 
-// acts is what the backward pass of one layer needs.
+// acts is what the backward pass of one layer needs, besides the residual stream before it.
 type acts struct {
-	h1, h2     backend.Buffer // residual stream before attention and before the mixture
+	h2         backend.Buffer // residual stream before the mixture
 	inv1, inv2 backend.Buffer
-	x1, x2     backend.Buffer // normalised
 	q, k, v    backend.Buffer
 	qn, kn     backend.Buffer
 	invQ, invK backend.Buffer
-	probs, o   backend.Buffer
-	router     backend.Buffer
+	attn       backend.Attn
+	o          backend.Buffer
 	mix        backend.Mix
-	moe        backend.Buffer
 }
 
 // NewPass allocates for batches of up to sequences·seq tokens. With t nil it can only go forward.
 func (m *Model) NewPass(sequences, seq int, t *Trainable) *Pass {
-	if seq > m.Positions {
-		panic(fmt.Sprintf("model: sequence of %d, positions end at %d", seq, m.Positions))
+	return m.NewPassOf(Layout{Sequences: sequences, Seq: seq}, t)
+}
+
+// NewPassOf allocates for batches of that layout. With t nil it can only go forward. A lack of memory shows in the
+// backend's next Sync.
+func (m *Model) NewPassOf(size Layout, t *Trainable) *Pass {
+	if size.Seq > m.Positions {
+		panic(fmt.Sprintf("model: sequence of %d, positions end at %d", size.Seq, m.Positions))
 	}
-	n := sequences * seq
-	c, a := m.Config, m.b.Alloc
+	n := size.Sequences * size.Seq
+	c, wide, a := m.Config, m.b.Alloc, m.b.AllocActivation
 	qw, kw := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
-	p := &Pass{m: m, config: c, back: m.b, seq: seq, most: n, t: t, final: a(n * c.Dim), invF: a(n), logits: a(n * c.Vocab), h: a(n * c.Dim)}
-	count := 1
+	p := &Pass{
+		m: m, config: c, back: m.b, Layout: size, t: t,
+		x: a(n * c.Dim), moe: a(n * c.Dim), router: wide(n * c.Experts), final: a(n * c.Dim), invF: wide(n),
+	}
+	if p.HeadRows == 0 {
+		p.HeadRows = max(256, 1<<(bits.Len(uint(1<<27/c.Vocab))-1))
+	}
+	p.logits = a(min(n, p.HeadRows) * c.Vocab)
+	layers, streams := 1, 1
 	if t != nil {
-		count = c.Layers
-		p.dh, p.dx, p.do = a(n*c.Dim), a(n*c.Dim), a(n*qw)
+		layers, streams = c.Layers, c.Layers+1
+		if size.Recompute {
+			layers = 1
+		}
+		p.dh, p.dx, p.do = wide(n*c.Dim), a(n*c.Dim), a(n*qw)
 		p.dq, p.dk, p.dv, p.dqn, p.dkn = a(n*qw), a(n*kw), a(n*kw), a(n*qw), a(n*kw)
-		p.drouter = a(n * c.Experts)
+		p.drouter = wide(n * c.Experts)
 		for _, l := range t.layers {
-			p.drows = append(p.drows, a(n*len(l.rows)))
+			p.drows = append(p.drows, wide(n*len(l.rows)))
 		}
 	}
-	shape := p.shape()
-	for range count {
+	for range streams {
+		p.h = append(p.h, wide(n*c.Dim))
+	}
+	for range layers {
 		p.acts = append(p.acts, acts{
-			h1: a(n * c.Dim), h2: a(n * c.Dim), inv1: a(n), inv2: a(n), x1: a(n * c.Dim), x2: a(n * c.Dim),
-			q: a(n * qw), k: a(n * kw), v: a(n * kw), qn: a(n * qw), kn: a(n * kw), invQ: a(n * c.Heads), invK: a(n * c.KVHeads),
-			probs: a(shape.ProbsLen(n)), o: a(n * qw), router: a(n * c.Experts), moe: a(n * c.Dim),
-			mix: m.b.NewMix(backend.MixtureShape{Experts: c.Experts, TopK: c.TopK, Model: c.Dim, Width: c.Width, Normalize: c.Normalize}, n, t != nil),
+			h2: wide(n * c.Dim), inv1: wide(n), inv2: wide(n),
+			q: a(n * qw), k: a(n * kw), v: a(n * kw), qn: a(n * qw), kn: a(n * kw), invQ: wide(n * c.Heads), invK: wide(n * c.KVHeads),
+			o:    a(n * qw),
+			attn: m.b.NewAttn(p.shape(), n, t != nil),
+			mix:  m.b.NewMix(backend.MixtureShape{Experts: c.Experts, TopK: c.TopK, Model: c.Dim, Width: c.Width, Normalize: c.Normalize}, n, t != nil),
 		})
 	}
 	return p
@@ -77,7 +110,7 @@ func (m *Model) NewPass(sequences, seq int, t *Trainable) *Pass {
 // Adopt makes a pass that was made for forward passes of another model work for m. It reports false, and changes nothing,
 // if the two differ in configuration, backend or size.
 func (m *Model) Adopt(p *Pass, sequences, seq int) bool {
-	if p.t != nil || p.config != m.Config || p.back != m.b || p.seq != seq || p.most != sequences*seq {
+	if p.t != nil || p.config != m.Config || p.back != m.b || p.Seq != seq || p.Sequences != sequences {
 		return false
 	}
 	p.m = m
@@ -89,7 +122,7 @@ func (p *Pass) Release() { p.m, p.tokens = nil, nil }
 
 func (p *Pass) shape() backend.AttentionShape {
 	c := p.m.Config
-	return backend.AttentionShape{Seq: p.seq, Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim}
+	return backend.AttentionShape{Seq: p.Seq, Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim}
 }
 
 // cut returns the first rows·width values of b.
@@ -97,66 +130,99 @@ func (p *Pass) cut(b backend.Buffer, width int) backend.Buffer { return b.Slice(
 
 func (p *Pass) layer(l int) *acts { return &p.acts[min(l, len(p.acts)-1)] }
 
+// stream is the residual stream before layer l.
+func (p *Pass) stream(l int) backend.Buffer { return p.cut(p.h[min(l, len(p.h)-1)], p.m.Dim) }
+
+// norm1 and norm2 set x to the normalised input of the attention and of the mixture.
+func (p *Pass) norm1(l int) backend.Buffer {
+	x := p.cut(p.x, p.m.Dim)
+	p.m.b.RMSNorm(x, p.cut(p.layer(l).inv1, 1), p.stream(l), p.m.layers[l].norm1, float32(p.m.NormEps))
+	return x
+}
+
+func (p *Pass) norm2(l int) backend.Buffer {
+	x, a := p.cut(p.x, p.m.Dim), p.layer(l)
+	p.m.b.RMSNorm(x, p.cut(a.inv2, 1), p.cut(a.h2, p.m.Dim), p.m.layers[l].norm2, float32(p.m.NormEps))
+	return x
+}
+
+// forward runs layer l up to the output of its mixture, which it returns.
+func (p *Pass) forward(l int) backend.Buffer {
+	m, c, b := p.m, p.m.Config, p.m.b
+	y, a := &m.layers[l], p.layer(l)
+	eps, qw, kw := float32(c.NormEps), c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
+	h2, q, k, v := p.cut(a.h2, c.Dim), p.cut(a.q, qw), p.cut(a.k, kw), p.cut(a.v, kw)
+	x1 := p.norm1(l)
+	b.Linear(q, x1, y.q)
+	b.Linear(k, x1, y.k)
+	b.Linear(v, x1, y.v)
+	qn, kn, o := p.cut(a.qn, qw), p.cut(a.kn, kw), p.cut(a.o, qw)
+	b.HeadNormRope(qn, p.cut(a.invQ, c.Heads), q, y.qNorm, m.rope, c.Heads, p.Seq, eps)
+	b.HeadNormRope(kn, p.cut(a.invK, c.KVHeads), k, y.kNorm, m.rope, c.KVHeads, p.Seq, eps)
+	b.Attention(o, qn, kn, v, a.attn)
+	b.Linear(h2, o, y.o)
+	b.Add(h2, p.stream(l))
+	r, moe := p.cut(p.router, c.Experts), p.cut(p.moe, c.Dim)
+	x2 := p.norm2(l)
+	b.Linear(r, x2, y.router)
+	b.Mixture(moe, x2, r, y.experts, a.mix)
+	return moe
+}
+
 // trunk runs everything up to the final norm.
 func (p *Pass) trunk(tokens []int32) {
 	m, c, b := p.m, p.m.Config, p.m.b
-	if len(tokens)%p.seq != 0 || len(tokens) > p.most || len(tokens) == 0 {
-		panic(fmt.Sprintf("model: batch of %d tokens for sequences of %d, at most %d", len(tokens), p.seq, p.most))
+	if len(tokens)%p.Seq != 0 || len(tokens) > p.Sequences*p.Seq || len(tokens) == 0 {
+		panic(fmt.Sprintf("model: batch of %d tokens for sequences of %d, at most %d", len(tokens), p.Seq, p.Sequences*p.Seq))
 	}
 	p.rows, p.tokens = len(tokens), tokens
-	eps, s := float32(c.NormEps), p.shape()
-	qw, kw := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
-	h := p.cut(p.h, c.Dim)
-	b.Embed(h, m.embed, tokens)
+	b.Embed(p.stream(0), m.embed, tokens)
 	for l := range m.layers {
-		y, a := &m.layers[l], p.layer(l)
-		h1, h2 := p.cut(a.h1, c.Dim), p.cut(a.h2, c.Dim)
-		b.Copy(h1, h)
-		x1, q, k, v := p.cut(a.x1, c.Dim), p.cut(a.q, qw), p.cut(a.k, kw), p.cut(a.v, kw)
-		b.RMSNorm(x1, p.cut(a.inv1, 1), h1, y.norm1, eps)
-		b.Linear(q, x1, y.q)
-		b.Linear(k, x1, y.k)
-		b.Linear(v, x1, y.v)
-		qn, kn, o := p.cut(a.qn, qw), p.cut(a.kn, kw), p.cut(a.o, qw)
-		b.HeadNormRope(qn, p.cut(a.invQ, c.Heads), q, y.qNorm, m.rope, c.Heads, p.seq, eps)
-		b.HeadNormRope(kn, p.cut(a.invK, c.KVHeads), k, y.kNorm, m.rope, c.KVHeads, p.seq, eps)
-		b.Attention(o, a.probs.Slice(0, s.ProbsLen(p.rows)), qn, kn, v, s)
-		b.Linear(h2, o, y.o)
-		b.Add(h2, h1)
-		x2, r, moe := p.cut(a.x2, c.Dim), p.cut(a.router, c.Experts), p.cut(a.moe, c.Dim)
-		b.RMSNorm(x2, p.cut(a.inv2, 1), h2, y.norm2, eps)
-		b.Linear(r, x2, y.router)
-		b.Mixture(moe, x2, r, y.experts, a.mix)
+		moe := p.forward(l)
 		if p.probe != nil {
-			p.probe(l, a)
+			p.probe(l)
 		}
-		b.Copy(h, h2)
-		b.Add(h, moe)
+		b.Sum(p.stream(l+1), p.cut(p.layer(l).h2, c.Dim), moe)
 	}
-	b.RMSNorm(p.cut(p.final, c.Dim), p.cut(p.invF, 1), h, m.norm, eps)
-	b.Linear(p.cut(p.logits, c.Vocab), p.cut(p.final, c.Dim), m.head)
+	b.RMSNorm(p.cut(p.final, c.Dim), p.cut(p.invF, 1), p.stream(c.Layers), m.norm, float32(c.NormEps))
 }
 
-// Loss writes the loss in nats of every target to losses. tokens and targets are whole sequences one after another.
+// head visits the logits in runs of rows: visit gets those of the rows lo to hi, and the final norm of the same.
+func (p *Pass) head(visit func(lo, hi int, logits, final backend.Buffer)) {
+	c := p.m.Config
+	for lo := 0; lo < p.rows; lo += p.HeadRows {
+		hi := min(lo+p.HeadRows, p.rows)
+		logits, final := p.logits.Slice(0, (hi-lo)*c.Vocab), p.final.Slice(lo*c.Dim, (hi-lo)*c.Dim)
+		p.m.b.Linear(logits, final, p.m.head)
+		visit(lo, hi, logits, final)
+	}
+}
+
+// Loss writes the loss in nats of every target to losses, where they are after the backend's next Sync. tokens and
+// targets are whole sequences one after another.
 func (p *Pass) Loss(losses []float64, tokens, targets []int32) {
 	p.trunk(tokens)
-	p.m.b.CrossEntropy(losses, p.cut(p.logits, p.m.Vocab), targets, 0)
+	p.head(func(lo, hi int, logits, _ backend.Buffer) {
+		p.m.b.CrossEntropy(losses[lo:hi], logits, targets[lo:hi], 0)
+	})
 }
 
 // Logits runs forward and returns the logits [tokens, Vocab].
 func (p *Pass) Logits(tokens []int32) []float32 {
 	p.trunk(tokens)
 	out := make([]float32, p.rows*p.m.Vocab)
-	p.m.b.Read(out, p.cut(p.logits, p.m.Vocab))
+	p.head(func(lo, hi int, logits, _ backend.Buffer) {
+		p.m.b.Read(out[lo*p.m.Vocab:hi*p.m.Vocab], logits)
+	})
 	return out
 }
 
 // Probe runs forward and shows visit every layer's router input [tokens, Dim] and how many slots went to each expert.
 func (p *Pass) Probe(tokens []int32, visit func(layer int, x []float32, load []int)) {
 	x := make([]float32, len(tokens)*p.m.Dim)
-	p.probe = func(l int, a *acts) {
-		p.m.b.Read(x, p.cut(a.x2, p.m.Dim))
-		visit(l, x, a.mix.Load())
+	p.probe = func(l int) {
+		p.m.b.Read(x, p.cut(p.x, p.m.Dim))
+		visit(l, x, p.layer(l).mix.Load())
 	}
 	defer func() { p.probe = nil }()
 	p.trunk(tokens)

@@ -361,3 +361,75 @@ func TestStepAdds(t *testing.T) {
 		}
 	}
 }
+
+// TestLayouts: keeping less and computing it again, and heads taken in parts, change no bit.
+func TestLayouts(t *testing.T) {
+	const n, seq = 40, 15
+	for _, c := range []model.Config{small, tied(small)} {
+		m := random(t, c, oneThread)
+		tokens, targets := batch(n, seq, c.Vocab, 11)
+		for _, whole := range []bool{true, false} {
+			run := func(l model.Layout) ([]float64, map[string][]float32) {
+				g := m.TrainAll()
+				if !whole {
+					g = mustGroup(t, m, group)
+				}
+				l.Sequences, l.Seq = n, seq
+				losses := make([]float64, n*seq)
+				m.NewPassOf(l, g).Step(losses, tokens, targets, 1.0/(n*seq), 0.01)
+				grads := map[string][]float32{}
+				for _, p := range g.Params() {
+					v := make([]float32, p.Grad.Len())
+					m.Backend().Read(v, p.Grad)
+					grads[p.Name] = v
+				}
+				return losses, grads
+			}
+			want, wants := run(model.Layout{})
+			for _, l := range []model.Layout{{Recompute: true}, {HeadRows: 256}, {Recompute: true, HeadRows: 512}} {
+				got, grads := run(l)
+				sameLosses(t, fmt.Sprintf("%+v", l), got, want)
+				for name, v := range grads {
+					if i := differ(v, wants[name]); i >= 0 {
+						t.Errorf("tied %v, whole %v, %+v: gradient of %s differs at %d", c.Tied, whole, l, name, i)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestFrozen: a model that keeps only what is trained computes the same, and says what it cannot do.
+func TestFrozen(t *testing.T) {
+	const n, seq = 4, 12
+	for _, c := range []model.Config{small, tied(small)} {
+		m := random(t, c, oneThread)
+		values := snapshot(m)
+		f, err := model.NewFrozen(m.Backend(), c, func(s model.Spec, dst []float32) error { copy(dst, values[s.Name]); return nil }, group)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tokens, targets := batch(n, seq, c.Vocab, 2)
+		want, wants := gradients(m, mustGroup(t, m, group), seq, tokens, targets, 0.01)
+		got, grads := gradients(f, mustGroup(t, f, group), seq, tokens, targets, 0.01)
+		sameLosses(t, "frozen", got, want)
+		for name, v := range grads {
+			if i := differ(v, wants[name]); i >= 0 {
+				t.Errorf("gradient of %s differs at %d", name, i)
+			}
+		}
+		if _, err := f.TrainGroup([]model.ExpertRef{{Layer: 0, Index: 0}}); err == nil {
+			t.Error("a frozen expert was made trainable")
+		}
+		changed := map[string][]float32{model.ExpertName(0, 1, "up"): values[model.ExpertName(0, 2, "up")]}
+		over, err := f.Overlay(changed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plain, err := m.Overlay(changed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sameLosses(t, "overlay of frozen", lossesOf(over, seq, tokens, targets), lossesOf(plain, seq, tokens, targets))
+	}
+}

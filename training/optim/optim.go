@@ -46,7 +46,7 @@ type AdamW struct {
 	Config
 	b              backend.Backend
 	params         []Param
-	m, v           []backend.Buffer
+	grads, m, v    []backend.Buffer
 	steps          int
 	power1, power2 float64 // β₁ᵗ and β₂ᵗ
 }
@@ -58,6 +58,7 @@ func New(b backend.Backend, c Config, params []Param) (*AdamW, error) {
 	}
 	o := &AdamW{Config: c, b: b, params: params, power1: 1, power2: 1}
 	for _, p := range params {
+		o.grads = append(o.grads, p.Grad)
 		o.m, o.v = append(o.m, b.Alloc(p.Value.Len())), append(o.v, b.Alloc(p.Value.Len()))
 	}
 	return o, nil
@@ -66,8 +67,8 @@ func New(b backend.Backend, c Config, params []Param) (*AdamW, error) {
 // Step moves every parameter against its gradient and returns the gradient's global norm before clipping. A norm that
 // is not finite moves nothing.
 func (o *AdamW) Step(lr float64) (norm float64) {
-	for _, p := range o.params {
-		norm += float64(o.b.SumSquares(p.Grad))
+	for _, s := range o.b.SumSquares(o.grads) {
+		norm += float64(s)
 	}
 	norm = math.Sqrt(norm)
 	if math.IsNaN(norm) || math.IsInf(norm, 0) {

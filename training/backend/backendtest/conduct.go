@@ -43,7 +43,7 @@ func testRefresh(l *lab) {
 		m := l.b.NewMix(shape, rows, true)
 		y, dx, dl := l.out(rows*in), l.inout(make([]float32, rows*in)), l.out(len(logits))
 		l.b.Mixture(y, x, l.in(logits), s.experts, m)
-		l.b.MixtureGrad(dx, dl, y, s.experts, make([]backend.ExpertGrad, shape.Experts), m, 0)
+		l.b.MixtureGrad(dx, dl, y, x, s.experts, make([]backend.ExpertGrad, shape.Experts), m, 0)
 		return append(append(l.read(y), l.read(dx)...), l.read(dl)...)
 	}
 	run(a)
@@ -103,11 +103,11 @@ func testComposition(l *lab) {
 		l.b.HeadNormRopeGrad(y, nil, l.inout(dy[lo*dim:hi*dim]), hinv, bx, head, rope, heads, seq)
 		got["HeadNormRopeGrad"] = l.read(y)
 
-		probs, out := l.out(attention.ProbsLen(n)), l.out(n*dim)
-		l.b.Attention(out, probs, bq, bk, bv, attention)
+		state, out := l.b.NewAttn(attention, n, true), l.out(n*dim)
+		l.b.Attention(out, bq, bk, bv, state)
 		got["Attention"] = l.read(out)
 		dk, dv := l.out(n*kv*d), l.out(n*kv*d)
-		l.b.AttentionGrad(y, dk, dv, bdy, probs, bq, bk, bv, attention)
+		l.b.AttentionGrad(y, dk, dv, bdy, out, bq, bk, bv, state)
 		got["AttentionGrad dq"], got["AttentionGrad dk"], got["AttentionGrad dv"] = l.read(y), l.read(dk), l.read(dv)
 
 		m := l.b.NewMix(mixture, n, true)
@@ -115,11 +115,12 @@ func testComposition(l *lab) {
 		got["Mixture"] = l.read(out)
 		dlogits := l.out(n * mixture.Experts)
 		dx = l.inout(x[lo*dim : hi*dim])
-		l.b.MixtureGrad(dx, dlogits, bdy, set.experts, make([]backend.ExpertGrad, mixture.Experts), m, 0)
+		l.b.MixtureGrad(dx, dlogits, bdy, bx, set.experts, make([]backend.ExpertGrad, mixture.Experts), m, 0)
 		got["MixtureGrad dx"], got["MixtureGrad dlogits"] = l.read(dx), l.read(dlogits)
 
 		b, losses := l.inout(logits[lo*vocab:hi*vocab]), make([]float64, n)
 		l.b.CrossEntropy(losses, b, targets[lo:hi], 0.5)
+		l.sync()
 		got["CrossEntropy gradient"] = l.read(b)
 		got["CrossEntropy"] = halves(losses)
 		return got
@@ -172,23 +173,26 @@ func testConcurrency(l *lab) {
 		values := func(v []float32) backend.Buffer { d := b.Alloc(len(v)); b.Write(d, v); return d }
 		h, y, inv := values(x[:n*dim]), b.Alloc(n*dim), b.Alloc(n)
 		b.RMSNorm(y, inv, h, norm, 1e-6)
-		k, out, probs := b.Alloc(n*kv*d), b.Alloc(n*dim), b.Alloc(attention.ProbsLen(n))
+		k, out, state := b.Alloc(n*kv*d), b.Alloc(n*dim), b.NewAttn(attention, n, true)
 		b.Linear(k, y, w.key)
-		b.Attention(out, probs, y, k, k, attention)
+		b.Attention(out, y, k, k, state)
 		r, m := b.Alloc(n*mixture.Experts), b.NewMix(mixture, n, true)
 		b.Linear(r, out, w.router)
 		b.Mixture(y, out, r, set.experts, m)
 		logits, losses := b.Alloc(n*vocab), make([]float64, n)
 		b.Linear(logits, y, w.head)
 		b.CrossEntropy(losses, logits, targets[:n], 1)
+		if err := b.Sync(); err != nil {
+			panic(err)
+		}
 		dx, dq, dk, dv, dl := b.Alloc(n*dim), b.Alloc(n*dim), b.Alloc(n*kv*d), b.Alloc(n*kv*d), b.Alloc(n*mixture.Experts)
 		b.LinearGradInput(y, logits, w.head, false)
 		grads := make([]backend.ExpertGrad, mixture.Experts)
 		size := mixture.Model * mixture.Width
 		grads[1] = backend.ExpertGrad{Gate: b.Alloc(size), Up: b.Alloc(size), Down: b.Alloc(size)}
-		b.MixtureGrad(dx, dl, y, set.experts, grads, m, 0.1)
+		b.MixtureGrad(dx, dl, y, out, set.experts, grads, m, 0.1)
 		b.LinearGradInput(dx, dl, w.router, true)
-		b.AttentionGrad(dq, dk, dv, dx, probs, y, k, k, attention)
+		b.AttentionGrad(dq, dk, dv, dx, out, y, k, k, state)
 		gw := b.Alloc(kv * d * dim)
 		b.LinearGradWeight(gw, dk, h, n)
 		all := halves(losses)

@@ -23,6 +23,10 @@ func testMemory(l *lab) {
 			want[i] = x[i] + y[i]
 		}
 		l.same("Add", l.read(a), want)
+		total := l.out(n)
+		l.b.Sum(total, l.in(x), b)
+		l.same("Sum", l.read(total), want)
+		l.activations(x)
 		l.b.Copy(a, b)
 		l.identical("Copy", l.read(a), y)
 		l.b.Zero(a)
@@ -76,6 +80,21 @@ func testMemory(l *lab) {
 	}
 }
 
+// activations takes values through a buffer for activations and a slice of it.
+func (l *lab) activations(x []float32) {
+	n := len(x)
+	a, b := l.b.AllocActivation(n), l.b.AllocActivation(n)
+	l.identical("AllocActivation", l.read(a), make([]float32, n))
+	l.b.Write(a, x)
+	l.same("activations", l.read(a), x)
+	l.b.Copy(b, a)
+	l.identical("Copy of activations", l.read(b), l.read(a))
+	part := b.Slice(n/3, n-n/3)
+	l.identical("slice of activations", l.read(part), l.read(a)[n/3:])
+	l.b.Zero(part)
+	l.same("activations after a slice was cleared", l.read(b), append(append([]float32(nil), x[:n/3]...), make([]float32, n-n/3)...))
+}
+
 func testLinear(l *lab) {
 	for _, s := range []struct{ rows, in, out int }{
 		{1, 1, 1}, {1, 16, 16}, {3, 5, 7}, {17, 33, 31}, {14, 256, 32}, {15, 257, 33}, {40, 600, 50}, {64, 96, 192}, {29, 512, 17}, {2, 300, 1}, {300, 19, 21},
@@ -90,10 +109,21 @@ func testLinear(l *lab) {
 		l.b.Linear(y, bx, bw)
 		l.near(name+"y", l.read(y), refLinear(wide(x), wide(w), s.out, s.in))
 
+		frozen := l.b.Freeze(w, s.out, s.in, s.rows%2 == 0)
+		if out, in := frozen.Shape(); out != s.out || in != s.in || frozen.Data() != nil {
+			l.Errorf("%sa frozen weight has shape [%d, %d] and data %v", name, out, in, frozen.Data())
+		}
+		frozen.Refresh()
+		yf, dxf := l.out(s.rows*s.out), l.out(s.rows*s.in)
+		l.b.Linear(yf, bx, frozen)
+		l.same(name+"y of a frozen weight", l.read(yf), l.read(y))
+
 		wantX := refLinear(wide(dy), transpose(wide(w), s.out, s.in), s.in, s.out)
 		dx := l.out(s.rows * s.in)
 		l.b.LinearGradInput(dx, bdy, bw, false)
 		l.near(name+"dx, set", l.read(dx), wantX)
+		l.b.LinearGradInput(dxf, bdy, frozen, false)
+		l.same(name+"dx of a frozen weight", l.read(dxf), l.read(dx))
 		base := l.rand.values(s.rows*s.in, 4)
 		added := l.inout(base)
 		l.b.LinearGradInput(added, bdy, bw, true)
@@ -200,12 +230,12 @@ func testAttention(l *lab) {
 		nq, nk := rows*s.heads*s.d, rows*s.kv*s.d
 		q, k, v, dout := l.rand.values(nq, 4), l.rand.values(nk, 4), l.rand.values(nk, 1), l.rand.values(nq, 1)
 		bq, bk, bv, bdout := l.in(q), l.in(k), l.in(v), l.in(dout)
-		out, probs := l.out(nq), l.out(shape.ProbsLen(rows))
-		l.b.Attention(out, probs, bq, bk, bv, shape)
+		out, state := l.out(nq), l.b.NewAttn(shape, rows, true)
+		l.b.Attention(out, bq, bk, bv, state)
 		qs, ks, vs := wide(q), wide(k), wide(v)
 		l.near(name+"out", l.read(out), refAttention(qs, ks, vs, shape))
 		dq, dk, dv := l.out(nq), l.out(nk), l.out(nk)
-		l.b.AttentionGrad(dq, dk, dv, bdout, probs, bq, bk, bv, shape)
+		l.b.AttentionGrad(dq, dk, dv, bdout, out, bq, bk, bv, state)
 		l.gradients(name, func() float64 { return inner(refAttention(qs, ks, vs, shape), dout) },
 			variable{"q", qs, l.read(dq), nil}, variable{"k", ks, l.read(dk), nil}, variable{"v", vs, l.read(dv), nil})
 		l.verify()
@@ -219,7 +249,7 @@ func testAttention(l *lab) {
 	for i := range q {
 		q[i] = float32(math.Abs(float64(q[i]))) + 1
 	}
-	out, probs := l.out(80), l.out(shape.ProbsLen(20))
-	l.b.Attention(out, probs, l.in(q), l.in(k), l.in(v), shape)
+	out := l.out(80)
+	l.b.Attention(out, l.in(q), l.in(k), l.in(v), l.b.NewAttn(shape, 20, false))
 	l.near("one key above all", l.read(out), refAttention(wide(q), wide(k), wide(v), shape))
 }

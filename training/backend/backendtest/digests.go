@@ -173,6 +173,7 @@ var battery = []struct {
 		}{{1, 1, 1}, {9, 7, 2}, {70, 33, 8}, {5, 1000, 16}, {20, 64, 128}} {
 			logits, losses := l.inout(l.rand.values(s.rows*s.vocab, s.size)), make([]float64, s.rows)
 			l.b.CrossEntropy(losses, logits, l.rand.ids(s.rows, s.vocab), 0x1p-7)
+			l.sync()
 			d.doubles(losses)
 			d.buffers(logits)
 		}
@@ -189,9 +190,9 @@ var battery = []struct {
 	}},
 	{"SumSquares", 116, func(l *lab, d digester) {
 		for _, n := range []int{1, 16, 31, 1000, 70000} {
-			d.values([]float32{l.b.SumSquares(l.in(l.rand.rough(n)))})
+			d.values(l.b.SumSquares([]backend.Buffer{l.in(l.rand.rough(n))}))
 		}
-		d.values([]float32{l.b.SumSquares(l.in(l.rand.values(100, 0x1p-68)))})
+		d.values(l.b.SumSquares([]backend.Buffer{l.in(l.rand.values(100, 0x1p-68))}))
 	}},
 }
 
@@ -220,14 +221,14 @@ func attentionBattery(grad bool) func(l *lab, d digester) {
 			rows := s.sequences * s.Seq
 			nq, nk := rows*s.Heads*s.HeadDim, rows*s.KVHeads*s.HeadDim
 			q, k, v := l.in(l.rand.values(nq, s.size)), l.in(l.rand.values(nk, s.size)), l.in(l.rand.values(nk, 1))
-			out, probs := l.out(nq), l.out(s.ProbsLen(rows))
-			l.b.Attention(out, probs, q, k, v, s.AttentionShape)
+			out, state := l.out(nq), l.b.NewAttn(s.AttentionShape, rows, grad)
+			l.b.Attention(out, q, k, v, state)
 			if !grad {
 				d.buffers(out)
 				continue
 			}
 			dq, dk, dv := l.out(nq), l.out(nk), l.out(nk)
-			l.b.AttentionGrad(dq, dk, dv, l.in(l.rand.values(nq, 1)), probs, q, k, v, s.AttentionShape)
+			l.b.AttentionGrad(dq, dk, dv, l.in(l.rand.values(nq, 1)), out, q, k, v, state)
 			d.buffers(dq, dk, dv)
 		}
 	}
@@ -258,7 +259,7 @@ func mixtureBattery(grad bool) func(l *lab, d digester) {
 			for _, balance := range []float32{0, 0.01} {
 				l.b.Mixture(y, x, logits, set.experts, m)
 				dx, dl := l.inout(l.rand.values(n, 1)), l.out(c.tokens*c.Experts)
-				l.b.MixtureGrad(dx, dl, l.in(l.rand.values(n, 1)), set.experts, set.grads, m, balance)
+				l.b.MixtureGrad(dx, dl, l.in(l.rand.values(n, 1)), x, set.experts, set.grads, m, balance)
 				d.buffers(dx, dl)
 			}
 			for _, g := range set.grads {

@@ -11,12 +11,15 @@ func testEmbed(l *lab) {
 	for _, s := range []struct{ rows, vocab, d int }{{1, 1, 1}, {5, 3, 7}, {40, 9, 50}, {3, 1000, 16}} {
 		table, ids := l.rand.values(s.vocab*s.d, 1), l.rand.ids(s.rows, s.vocab)
 		y := l.out(s.rows * s.d)
-		l.b.Embed(y, l.in(table), ids)
+		l.b.Embed(y, l.weight(table, s.vocab, s.d), ids)
+		frozen := l.out(s.rows * s.d)
+		l.b.Embed(frozen, l.b.Freeze(table, s.vocab, s.d, false), ids)
 		var want []float32
 		for _, id := range ids {
 			want = append(want, table[int(id)*s.d:][:s.d]...)
 		}
-		l.identical("Embed", l.read(y), want)
+		l.same("Embed", l.read(y), want)
+		l.same("Embed of a frozen table", l.read(frozen), want)
 		dy, base := l.rand.values(s.rows*s.d, 1), l.rand.values(s.vocab*s.d, 1)
 		grad := l.inout(base)
 		l.b.EmbedGrad(grad, l.in(dy), ids)
@@ -44,6 +47,7 @@ func testCrossEntropy(l *lab) {
 		for _, k := range []float32{scale, 0} {
 			b, losses := l.inout(logits), make([]float64, s.rows)
 			l.b.CrossEntropy(losses, b, targets, k)
+			l.sync()
 			for i := range losses {
 				if !(math.Abs(losses[i]-want[i]) <= l.opts.Tolerance*math.Max(1, want[i])) {
 					l.Errorf("%sloss %d is %v, want %v", name, i, losses[i], want[i])
@@ -84,12 +88,18 @@ func testAdamW(l *lab) {
 }
 
 func testSumSquares(l *lab) {
+	var all []backend.Buffer
+	var wants []float64
 	for _, n := range []int{1, 16, 31, 1000, 70000} {
 		x := l.rand.values(n, 1)
 		var want float64
 		for _, v := range x {
 			want += float64(v) * float64(v)
 		}
-		l.near("SumSquares", []float32{l.b.SumSquares(l.in(x))}, []float64{want})
+		all, wants = append(all, l.in(x)), append(wants, want)
+		l.near("SumSquares", l.b.SumSquares(all[len(all)-1:]), []float64{want})
+	}
+	for i, got := range l.b.SumSquares(all) {
+		l.near("SumSquares of several", []float32{got}, wants[i:i+1])
 	}
 }

@@ -94,7 +94,7 @@ func testMixture(l *lab) {
 		balance := float32(0.25)
 		base := l.rand.values(n, 1)
 		dx, dlogits := l.inout(base), l.out(len(logits))
-		l.b.MixtureGrad(dx, dlogits, bdy, set.experts, set.grads, m, balance)
+		l.b.MixtureGrad(dx, dlogits, bdy, bx, set.experts, set.grads, m, balance)
 		vars := []variable{{"x", xs, l.read(dx), base}, {"logits", ls, l.read(dlogits), nil}}
 		for e := range set.values {
 			for i, b := range []backend.Buffer{set.grads[e].Gate, set.grads[e].Up, set.grads[e].Down} {
@@ -139,7 +139,7 @@ func (l *lab) frozen(name string, set *expertSet, m backend.Mix, x, logits, dy, 
 		if withInput {
 			dx = l.inout(make([]float32, x.Len()))
 		}
-		l.b.MixtureGrad(dx, got, dy, set.experts, set.grads, m, balance)
+		l.b.MixtureGrad(dx, got, dy, x, set.experts, set.grads, m, balance)
 		l.same(name+"dlogits, half frozen", l.read(got), want)
 		for e, g := range set.grads {
 			if g.Gate == nil {

@@ -22,15 +22,15 @@ type mutant struct {
 	linearGradWeight func(dw, dy, x backend.Buffer, rows int)
 	rmsNormGrad      func(dx, dw, dy, inv, x, w backend.Buffer)
 	headNormRopeGrad func(dx, dw, dy, inv, x, w backend.Buffer, r backend.Rope, heads, seq int)
-	attention        func(out, probs, q, k, v backend.Buffer, s backend.AttentionShape)
-	attentionGrad    func(dq, dk, dv, dout, probs, q, k, v backend.Buffer, s backend.AttentionShape)
+	attention        func(out, q, k, v backend.Buffer, a backend.Attn)
+	attentionGrad    func(dq, dk, dv, dout, out, q, k, v backend.Buffer, a backend.Attn)
 	newMix           func(s backend.MixtureShape, rows int, keep bool) backend.Mix
 	mixture          func(y, x, logits backend.Buffer, e []backend.Expert, m backend.Mix)
-	mixtureGrad      func(dx, dlogits, dy backend.Buffer, e []backend.Expert, g []backend.ExpertGrad, m backend.Mix, balance float32)
+	mixtureGrad      func(dx, dlogits, dy, x backend.Buffer, e []backend.Expert, g []backend.ExpertGrad, m backend.Mix, balance float32)
 	embedGrad        func(dtable, dy backend.Buffer, ids []int32)
 	crossEntropy     func(losses []float64, logits backend.Buffer, targets []int32, scale float32)
 	adamW            func(p, m, v, g backend.Buffer, h backend.AdamW)
-	sumSquares       func(x backend.Buffer) float32
+	sumSquares       func(x []backend.Buffer) []float32
 	add              func(dst, x backend.Buffer)
 	columns          func(dst, x backend.Buffer, cols []int)
 	prepare          func(w backend.Buffer, out, in int) backend.Weight
@@ -79,11 +79,11 @@ func (m *mutant) RMSNormGrad(dx, dw, dy, inv, x, w backend.Buffer) {
 func (m *mutant) HeadNormRopeGrad(dx, dw, dy, inv, x, w backend.Buffer, r backend.Rope, heads, seq int) {
 	m.headNormRopeGrad(dx, dw, dy, inv, x, w, r, heads, seq)
 }
-func (m *mutant) Attention(out, probs, q, k, v backend.Buffer, s backend.AttentionShape) {
-	m.attention(out, probs, q, k, v, s)
+func (m *mutant) Attention(out, q, k, v backend.Buffer, a backend.Attn) {
+	m.attention(out, q, k, v, a)
 }
-func (m *mutant) AttentionGrad(dq, dk, dv, dout, probs, q, k, v backend.Buffer, s backend.AttentionShape) {
-	m.attentionGrad(dq, dk, dv, dout, probs, q, k, v, s)
+func (m *mutant) AttentionGrad(dq, dk, dv, dout, out, q, k, v backend.Buffer, a backend.Attn) {
+	m.attentionGrad(dq, dk, dv, dout, out, q, k, v, a)
 }
 func (m *mutant) NewMix(s backend.MixtureShape, rows int, keep bool) backend.Mix {
 	return m.newMix(s, rows, keep)
@@ -91,15 +91,18 @@ func (m *mutant) NewMix(s backend.MixtureShape, rows int, keep bool) backend.Mix
 func (m *mutant) Mixture(y, x, logits backend.Buffer, e []backend.Expert, mx backend.Mix) {
 	m.mixture(y, x, logits, insides(e), mx)
 }
-func (m *mutant) MixtureGrad(dx, dlogits, dy backend.Buffer, e []backend.Expert, g []backend.ExpertGrad, mx backend.Mix, balance float32) {
-	m.mixtureGrad(dx, dlogits, dy, insides(e), g, mx, balance)
+func (m *mutant) MixtureGrad(dx, dlogits, dy, x backend.Buffer, e []backend.Expert, g []backend.ExpertGrad, mx backend.Mix, balance float32) {
+	m.mixtureGrad(dx, dlogits, dy, x, insides(e), g, mx, balance)
+}
+func (m *mutant) Embed(y backend.Buffer, table backend.Weight, ids []int32) {
+	m.Backend.Embed(y, inside(table), ids)
 }
 func (m *mutant) EmbedGrad(dtable, dy backend.Buffer, ids []int32) { m.embedGrad(dtable, dy, ids) }
 func (m *mutant) CrossEntropy(losses []float64, logits backend.Buffer, targets []int32, scale float32) {
 	m.crossEntropy(losses, logits, targets, scale)
 }
 func (m *mutant) AdamW(p, mo, v, g backend.Buffer, h backend.AdamW) { m.adamW(p, mo, v, g, h) }
-func (m *mutant) SumSquares(x backend.Buffer) float32               { return m.sumSquares(x) }
+func (m *mutant) SumSquares(x []backend.Buffer) []float32           { return m.sumSquares(x) }
 func (m *mutant) Add(dst, x backend.Buffer)                         { m.add(dst, x) }
 func (m *mutant) Columns(dst, x backend.Buffer, cols []int)         { m.columns(dst, x, cols) }
 func (m *mutant) Prepare(w backend.Buffer, out, in int) backend.Weight {
@@ -183,19 +186,20 @@ var faults = []struct {
 		}
 	}},
 	{"Attention", "wrong scale", false, func(m *mutant) {
-		m.attention = func(out, probs, q, k, v backend.Buffer, s backend.AttentionShape) {
-			m.Backend.Attention(out, probs, m.times(q, 1.0001), k, v, s)
+		m.attention = func(out, q, k, v backend.Buffer, a backend.Attn) {
+			m.Backend.Attention(out, m.times(q, 1.0001), k, v, a)
 		}
 	}},
 	{"Attention", "dk of the last row forgotten", false, func(m *mutant) {
-		m.attentionGrad = func(dq, dk, dv, dout, probs, q, k, v backend.Buffer, s backend.AttentionShape) {
-			m.Backend.AttentionGrad(dq, dk, dv, dout, probs, q, k, v, s)
-			m.Zero(dk.Slice(dk.Len()-s.HeadDim, s.HeadDim))
+		m.attentionGrad = func(dq, dk, dv, dout, out, q, k, v backend.Buffer, a backend.Attn) {
+			m.Backend.AttentionGrad(dq, dk, dv, dout, out, q, k, v, a)
+			d := a.Shape().HeadDim
+			m.Zero(dk.Slice(dk.Len()-d, d))
 		}
 	}},
 	{"Attention", "dv of one value off", false, func(m *mutant) {
-		m.attentionGrad = func(dq, dk, dv, dout, probs, q, k, v backend.Buffer, s backend.AttentionShape) {
-			m.Backend.AttentionGrad(dq, dk, dv, dout, probs, q, k, v, s)
+		m.attentionGrad = func(dq, dk, dv, dout, out, q, k, v backend.Buffer, a backend.Attn) {
+			m.Backend.AttentionGrad(dq, dk, dv, dout, out, q, k, v, a)
 			one := dv.Slice(dv.Len()/2, 1)
 			m.Copy(one, m.times(one, 1.1))
 		}
@@ -207,24 +211,24 @@ var faults = []struct {
 		}
 	}},
 	{"Mixture", "no load balance", false, func(m *mutant) {
-		m.mixtureGrad = func(dx, dl, dy backend.Buffer, e []backend.Expert, g []backend.ExpertGrad, mx backend.Mix, _ float32) {
-			m.Backend.MixtureGrad(dx, dl, dy, e, g, mx, 0)
+		m.mixtureGrad = func(dx, dl, dy, x backend.Buffer, e []backend.Expert, g []backend.ExpertGrad, mx backend.Mix, _ float32) {
+			m.Backend.MixtureGrad(dx, dl, dy, x, e, g, mx, 0)
 		}
 	}},
 	{"Mixture", "dx set, not added", false, func(m *mutant) {
-		m.mixtureGrad = func(dx, dl, dy backend.Buffer, e []backend.Expert, g []backend.ExpertGrad, mx backend.Mix, balance float32) {
+		m.mixtureGrad = func(dx, dl, dy, x backend.Buffer, e []backend.Expert, g []backend.ExpertGrad, mx backend.Mix, balance float32) {
 			if dx != nil {
 				m.Zero(dx)
 			}
-			m.Backend.MixtureGrad(dx, dl, dy, e, g, mx, balance)
+			m.Backend.MixtureGrad(dx, dl, dy, x, e, g, mx, balance)
 		}
 	}},
 	{"Mixture", "weight gradients missing without dx", false, func(m *mutant) {
-		m.mixtureGrad = func(dx, dl, dy backend.Buffer, e []backend.Expert, g []backend.ExpertGrad, mx backend.Mix, balance float32) {
+		m.mixtureGrad = func(dx, dl, dy, x backend.Buffer, e []backend.Expert, g []backend.ExpertGrad, mx backend.Mix, balance float32) {
 			if dx == nil {
 				g = make([]backend.ExpertGrad, len(g))
 			}
-			m.Backend.MixtureGrad(dx, dl, dy, e, g, mx, balance)
+			m.Backend.MixtureGrad(dx, dl, dy, x, e, g, mx, balance)
 		}
 	}},
 	{"Routing", "ties to the higher index", false, func(m *mutant) {
@@ -261,7 +265,13 @@ var faults = []struct {
 		m.adamW = func(p, mo, v, g backend.Buffer, h backend.AdamW) { h.Decay = 0; m.Backend.AdamW(p, mo, v, g, h) }
 	}},
 	{"SumSquares", "forgets the last value", false, func(m *mutant) {
-		m.sumSquares = func(x backend.Buffer) float32 { return m.Backend.SumSquares(x.Slice(0, x.Len()-1)) }
+		m.sumSquares = func(x []backend.Buffer) []float32 {
+			short := append([]backend.Buffer(nil), x...)
+			for i, b := range short {
+				short[i] = b.Slice(0, b.Len()-1)
+			}
+			return m.Backend.SumSquares(short)
+		}
 	}},
 	{"Refresh", "packed weights kept", false, func(m *mutant) {
 		m.prepare = func(w backend.Buffer, out, in int) backend.Weight { return stale{m.Backend.Prepare(w, out, in)} }
@@ -275,8 +285,8 @@ var faults = []struct {
 		}
 	}},
 	{"Digests", "the last bit of one value", true, func(m *mutant) {
-		m.attentionGrad = func(dq, dk, dv, dout, probs, q, k, v backend.Buffer, s backend.AttentionShape) {
-			m.Backend.AttentionGrad(dq, dk, dv, dout, probs, q, k, v, s)
+		m.attentionGrad = func(dq, dk, dv, dout, out, q, k, v backend.Buffer, a backend.Attn) {
+			m.Backend.AttentionGrad(dq, dk, dv, dout, out, q, k, v, a)
 			m.bump(dk, dk.Len()-1)
 		}
 	}},

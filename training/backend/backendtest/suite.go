@@ -115,6 +115,14 @@ func (l *lab) read(b backend.Buffer) []float32 {
 // weight prepares a matrix that no operation may change.
 func (l *lab) weight(v []float32, out, in int) backend.Weight { return l.b.Prepare(l.in(v), out, in) }
 
+// sync waits for results that come late.
+func (l *lab) sync() {
+	l.Helper()
+	if err := l.b.Sync(); err != nil {
+		l.Fatalf("Sync: %v", err)
+	}
+}
+
 // verify checks guards and inputs of all buffers given out, and forgets them.
 func (l *lab) verify() {
 	l.Helper()
