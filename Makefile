@@ -1,20 +1,64 @@
 # make demo and make test are all that a newcomer needs. Everything below works with Go and make alone, but for
-# `make interop`, which also needs Python.
+# `make interop`, which also needs Python, and what is for CUDA.
 
 GO      ?= go
 BZD      = bin/bzd
 PYTHON  ?= python3
 export CGO_ENABLED = 0
 
-.PHONY: all build demo devnet test devnet-test race lint fuzz generate genesis genesis-verify bench bench-learning interop nightly clean
+.PHONY: all build cuda cuda-carry cuda-test ptx ptxas demo rehearse devnet test devnet-test race lint fuzz generate genesis genesis-verify bench \
+	bench-learning interop nightly clean
 
 all: build
 
 build:
 	$(GO) build -trimpath -o $(BZD) ./cmd/bzd
 
+# The same program with the CUDA backend. Needs a C compiler and CUDA's headers: those of CUDA_HOME, or else downloaded by
+# pip. It links without a driver and starts without one.
+CC         ?= cc
+WHEELS      = out/cuda
+CUDA_HEADERS = $(if $(CUDA_HOME),$(CUDA_HOME)/include,$(CURDIR)/$(WHEELS)/headers/nvidia/cuda_runtime/include)
+CUDA_ENV    = CGO_ENABLED=1 CGO_CFLAGS="-O2 -I$(CUDA_HEADERS)" CGO_LDFLAGS="-L$(CURDIR)/$(WHEELS)/lib"
+cuda: $(WHEELS)/lib/libcuda.a
+	$(CUDA_ENV) $(GO) build -trimpath -tags cuda,netgo,osusergo -o $(BZD)-cuda ./cmd/bzd
+
+# What bench/cuda/run.sh needs on a machine with a card that has no Go: bin/cuda.tgz.
+CARRY = out/carry
+cuda-carry: $(WHEELS)/lib/libcuda.a
+	@mkdir -p $(CARRY)
+	$(CUDA_ENV) $(GO) build -trimpath -ldflags='-s -w' -tags cuda,netgo,osusergo -o $(CARRY)/bzd-cuda ./cmd/bzd
+	$(CUDA_ENV) $(GO) test -c -trimpath -ldflags='-s -w' -tags cuda,netgo,osusergo -o $(CARRY)/cuda.test ./training/cuda
+	$(CUDA_ENV) $(GO) test -c -trimpath -ldflags='-s -w' -tags cuda,netgo,osusergo -o $(CARRY)/cuda-driver.test ./training/cuda/driver
+	@mkdir -p bin
+	tar -C $(CARRY) -czf bin/cuda.tgz bzd-cuda cuda.test cuda-driver.test
+
+# What the tag cuda adds is tested against a driver that computes on this machine.
+cuda-test: $(WHEELS)/lib/libcuda.a
+	$(CUDA_ENV) $(GO) vet -tags cuda ./training/cuda/... ./cmd/bzd
+	$(CUDA_ENV) $(GO) test -tags cuda ./training/cuda/driver
+	GOBIN=$(CURDIR)/out $(GO) install $(STATICCHECK)
+	$(CUDA_ENV) out/staticcheck -tags cuda ./training/cuda/driver ./cmd/bzd
+
+$(WHEELS)/lib/libcuda.a: $(wildcard training/cuda/libcuda/*) $(if $(CUDA_HOME),,$(WHEELS)/headers)
+	CC="$(CC)" training/cuda/libcuda/build "$(CUDA_HEADERS)" $(WHEELS)/lib
+
+$(WHEELS)/%: training/cuda/wheels/%.txt
+	@mkdir -p $(WHEELS)
+	PYTHON="$(PYTHON)" training/cuda/wheels/fetch $* $@
+
+# Compiles the CUDA kernels to the PTX that is checked in.
+ptx: $(WHEELS)/nvrtc
+	$(PYTHON) training/cuda/kernels/build $(WHEELS)/nvrtc
+
+# Assembles that PTX for the cards people have.
+ptxas: $(WHEELS)/ptxas $(WHEELS)/ptxas-oldest
+	$(PYTHON) training/cuda/kernels/assemble $(WHEELS)/ptxas $(WHEELS)/ptxas-oldest
+
 # The network's whole job for three cycles on this machine.
-demo: build
+demo: rehearse
+
+rehearse: build
 	$(BZD) rehearse --cycles 3 --miners 2
 
 # A whole network of miners and validators on this machine, over real sockets.
@@ -31,7 +75,7 @@ devnet-test:
 
 # The race detector needs cgo. By itself it looks at the packages that use goroutines.
 RACE ?= ./training ./training/data ./validation ./content ./content/blockstore ./content/exchange ./content/gateway \
-	./consensus/runner ./consensus/beacon ./consensus/chain/... ./p2p/...
+	./consensus/runner ./consensus/beacon ./consensus/chain/... ./p2p/... ./node
 race:
 	CGO_ENABLED=1 $(GO) test -race -short $(RACE)
 

@@ -2,9 +2,11 @@ package node
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -21,11 +23,13 @@ import (
 const (
 	topicCommit = "commit" // commitments of miners
 	topicAgree  = "agree"  // lists, scores, proposals, votes, certificates
+	topicHead   = "head"   // validators' Heads
 )
 
 var (
-	askRecord      = p2p.Protocol{Name: "record", MaxRequest: 64, MaxResponse: consensus.MaxMessage, Bound: true}
-	askCertificate = p2p.Protocol{Name: "certificate", MaxRequest: 8, MaxResponse: consensus.MaxMessage}
+	askRecord = p2p.Protocol{Name: "record", MaxRequest: 64, MaxResponse: consensus.MaxMessage, Bound: true}
+	// tell brings one message of the agreement to one validator, past gossip. There is no answer.
+	tell = p2p.Protocol{Name: "tell", MaxRequest: consensus.MaxMessage, MaxResponse: 0, Bound: true}
 )
 
 // agreement is the part of a node that takes messages for one instance.
@@ -101,14 +105,65 @@ func (c cycleClock) At(millis int64, f func()) (stop func()) {
 	return func() { timer.Stop() }
 }
 
-// validators reaches the other validators: by gossip, and by asking peers for records.
+// validators reaches the other validators: by gossip, directly where that does not bring a message a second time, and by
+// asking peers for records.
 type validators struct{ n *Node }
 
+// tellTime bounds a repetition; the next one comes soon enough.
+const tellTime = time.Second
+
+// Send spreads a message by gossip. Gossip forgets what it has seen only after minutes, so the same bytes again go to every
+// connected validator by itself.
 func (v validators) Send(ctx context.Context, message []byte) error {
 	if v.n.cfg.Behaviour.Silent && consensus.Kind(message[0]) == consensus.KindProposal {
 		return nil
 	}
-	return v.n.agree.Publish(ctx, message)
+	if v.n.first(message) {
+		return v.n.agree.Publish(ctx, message)
+	}
+	ctx, cancel := context.WithTimeout(ctx, tellTime)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, to := range v.n.validatorPeers() {
+		wg.Go(func() { v.n.host.Request(ctx, to, tell, message) }) // who does not answer is told again
+	}
+	wg.Wait()
+	return nil
+}
+
+// first reports whether a message was not sent before in this cycle, and remembers it.
+func (n *Node) first(message []byte) bool {
+	name := protocol.Hash(sha256.Sum256(message))
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.sent[name] {
+		return false
+	}
+	n.sent[name] = true
+	return true
+}
+
+// validatorPeers are the other validators of the snapshot that are connected.
+func (n *Node) validatorPeers() []peer.ID {
+	n.mu.Lock()
+	s := n.snapshot
+	n.mu.Unlock()
+	var out []peer.ID
+	for _, v := range s.Validators() {
+		if p, ok := n.host.PeerOf(v.ID); ok && v.ID != n.cfg.ID {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// told takes what another validator repeats. It is judged as if it had come by gossip, and goes no further.
+func (n *Node) told(ctx context.Context, from peer.ID, message []byte) ([]byte, error) {
+	if n.judgeMessage(ctx, from, message) != gossip.Accept {
+		return nil, p2p.ErrRefused
+	}
+	n.deliver(message)
+	return nil, nil
 }
 
 func (v validators) Fetch(ctx context.Context, name consensus.Name) ([]byte, error) {
@@ -144,7 +199,7 @@ func (n *Node) held(_ context.Context, _ peer.ID, request []byte) ([]byte, error
 // join subscribes to the topics and answers questions.
 func (n *Node) join(ctx context.Context) error {
 	var err error
-	if n.gossip, err = gossip.New(ctx, n.host, gossip.Options{Topics: []string{topicCommit, topicAgree}, MaxMessage: consensus.MaxMessage}); err != nil {
+	if n.gossip, err = gossip.New(ctx, n.host, gossip.Options{Topics: []string{topicCommit, topicAgree, topicHead}, MaxMessage: consensus.MaxMessage}); err != nil {
 		return err
 	}
 	n.closers = append(n.closers, func() error { n.gossip.Close(); return nil })
@@ -154,7 +209,12 @@ func (n *Node) join(ctx context.Context) error {
 	if n.agree, err = n.gossip.Join(topicAgree, n.judgeMessage); err != nil {
 		return err
 	}
+	if n.headTopic, err = n.gossip.Join(topicHead, n.judgeHead); err != nil {
+		return err
+	}
 	n.host.Handle(askRecord, n.held)
+	n.host.Handle(tell, n.told)
+	n.host.Handle(askHead, n.headOf)
 	n.host.Handle(askCertificate, n.certificateOf)
 	return nil
 }
@@ -226,6 +286,13 @@ func (n *Node) listenToTopics(ctx context.Context) {
 	})
 	n.background.Go(func() {
 		for {
+			if _, err := n.headTopic.Next(ctx); err != nil { // judged is taken
+				return
+			}
+		}
+	})
+	n.background.Go(func() {
+		for {
 			m, err := n.agree.Next(ctx)
 			if err != nil {
 				return
@@ -291,7 +358,7 @@ func (n *Node) publishList(ctx context.Context, l protocol.List) error {
 	if err != nil {
 		return err
 	}
-	return n.agree.Publish(ctx, m.Encode())
+	return validators{n}.Send(ctx, m.Encode())
 }
 
 // openJournal opens the write-ahead log of what this validator signed.

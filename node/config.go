@@ -90,14 +90,15 @@ type Event struct {
 	Cycle uint64
 	Text  string
 
-	Done, Total int                    // of Training
-	Certified   bool                   // of Decided
+	Done, Total int                    // of Training, Evaluating, Fetching and Fetched; a Total of 0 is not known yet
+	Certified   bool                   // of Decided and Advanced; of Carried: a null certificate says so
+	Excluded    []string               // of Advanced: groups left out of the merge
 	Decision    time.Duration          // of Decided: from the end of evaluation to the certificate
 	Weights     []protocol.MinerWeight // of Decided, instance W
 	Rows        []protocol.GroupRows   // of Scored
 	Next        protocol.Link          // of Advanced
 	Alpha       protocol.Rational      // of Advanced
-	Bytes       int64                  // of Committed
+	Bytes       int64                  // of Committed; of Fetching and Fetched: what peers sent
 	Miner       protocol.ID            // of Reason
 }
 
@@ -106,13 +107,17 @@ type EventKind uint8
 
 // The kinds.
 const (
-	Started   EventKind = iota + 1 // Text is the node's address
-	Phase                          // Text is the phase that begins
-	Training                       // Done of Total steps
-	Committed                      // Bytes were sealed and committed to
-	Reason                         // why Miner's work was not taken: Text
-	Scored                         // Rows were measured
-	Decided                        // W has an output
-	Advanced                       // the cycle ended with checkpoint Next
-	Trouble                        // Text says what went wrong; the node goes on
+	Started    EventKind = iota + 1 // Text is the node's address
+	Phase                           // Text is the phase that begins
+	Training                        // Done of Total steps
+	Evaluating                      // Done of Total sequences are measured, for scores or for the merge
+	Fetching                        // Done of Total blocks of Text are here
+	Fetched                         // all blocks of Text are here: Total, of which Done came from peers
+	Committed                       // Bytes were sealed and committed to
+	Reason                          // why Miner's work was not taken: Text
+	Scored                          // Rows were measured
+	Decided                         // W has an output
+	Advanced                        // the cycle ended with checkpoint Next
+	Carried                         // a cycle that this node missed decided nothing, as far as it can find out: Next stays
+	Trouble                         // Text says what went wrong; the node goes on
 )

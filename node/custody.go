@@ -18,7 +18,6 @@ type custody struct {
 	n        *Node
 	t        timeline
 	snapshot protocol.Snapshot
-	base     protocol.Link
 
 	mu    sync.Mutex
 	seen  map[protocol.ID]*claim
@@ -37,8 +36,8 @@ type claim struct {
 	proof      *protocol.EquivocationProof // of a second commitment
 }
 
-func (n *Node) newCustody(t timeline, s protocol.Snapshot, base protocol.Link) *custody {
-	return &custody{n: n, t: t, snapshot: s, base: base, seen: map[protocol.ID]*claim{}, lists: map[protocol.ID]protocol.List{}}
+func (n *Node) newCustody(t timeline, s protocol.Snapshot) *custody {
+	return &custody{n: n, t: t, snapshot: s, seen: map[protocol.ID]*claim{}, lists: map[protocol.ID]protocol.List{}}
 }
 
 // take takes a commitment whose signature was verified, and starts fetching what it names.

@@ -3,9 +3,12 @@ package node
 import (
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 
 	"github.com/blockzero-net/bzd/internal/protocol"
+	"github.com/blockzero-net/bzd/node/local"
 	"github.com/blockzero-net/bzd/validation/merge"
 	"github.com/blockzero-net/bzd/validation/reward"
 )
@@ -57,32 +60,116 @@ func ofMiners(s protocol.Snapshot, group string, rows []protocol.Row) []protocol
 	})
 }
 
-// deriveMerge is what M decides: the stake-weighted lower median of the best acceptable scale of each merge vector, and
-// the checkpoint that follows. Each vector's scale is computed again from its measure. write gives the checkpoint of a
-// scale above 0; base is kept at 0.
-func deriveMerge(s protocol.Snapshot, g protocol.Genesis, base protocol.Link, vectors []protocol.MergeVector, write func(alpha int) (protocol.Link, error)) (protocol.Value, error) {
+// deriveMerge is what M decides, from the merge vectors and the groups that W gave parts to. The step is the joint one of
+// the groups that vectors with most stake join at a scale above 0; a vector that joins others, or says what cannot be,
+// counts as one for scale 0. The scale is the stake-weighted lower median, each vector's computed again from its measure:
+// above 0 it has more than half of the stake behind the very same groups. write gives the checkpoint of a scale above 0
+// and the groups that it joins; base is kept at 0.
+func deriveMerge(s protocol.Snapshot, g protocol.Genesis, base protocol.Link, groups []string, vectors []protocol.MergeVector,
+	write func(alpha int, joined []string) (protocol.Link, error)) (protocol.Value, error) {
 	rules := merge.NewRules(g)
-	var votes []merge.Vote
+	type claim struct {
+		alpha  int
+		joined string
+		stake  uint64
+	}
+	var claims []claim
+	behind := map[string]uint64{}
+	sets := map[string][]string{}
 	for _, v := range vectors {
 		p, ok := s.Find(v.Validator)
 		if !ok {
 			return protocol.Value{}, fmt.Errorf("merge vector of %s, who is not in the snapshot", v.Validator)
 		}
-		alpha := 0
-		if len(v.Measure.Rows) > 0 {
-			var err error
-			if alpha, _, err = rules.Best(v.Measure); err != nil {
-				return protocol.Value{}, err
-			}
+		c := claim{stake: p.Stake}
+		if alpha, _, err := rules.Best(v.Measure); err == nil && alpha > 0 && subset(v.Measure.Groups, groups) {
+			c.alpha, c.joined = alpha, strings.Join(v.Measure.Groups, " ") // names have no spaces
+			behind[c.joined] += p.Stake
+			sets[c.joined] = v.Measure.Groups
 		}
-		votes = append(votes, merge.Vote{Alpha: alpha, Stake: p.Stake})
+		claims = append(claims, c)
+	}
+	joined := ""
+	for _, set := range slices.Sorted(maps.Keys(behind)) {
+		if joined == "" || behind[set] > behind[joined] {
+			joined = set
+		}
+	}
+	var votes []merge.Vote
+	for _, c := range claims {
+		v := merge.Vote{Stake: c.stake}
+		if c.joined == joined {
+			v.Alpha = c.alpha
+		}
+		votes = append(votes, v)
 	}
 	m := &protocol.MergeValue{Alpha: uint32(merge.Median(votes)), Next: base}
 	if m.Alpha > 0 {
 		var err error
-		if m.Next, err = write(int(m.Alpha)); err != nil {
+		if m.Next, err = write(int(m.Alpha), sets[joined]); err != nil {
 			return protocol.Value{}, err
+		}
+		for _, name := range groups {
+			if !slices.Contains(sets[joined], name) {
+				m.Excluded = append(m.Excluded, name)
+			}
 		}
 	}
 	return protocol.Value{Merge: m}, nil
+}
+
+// subset reports whether every name of a is one of b.
+func subset(a, b []string) bool {
+	return !slices.ContainsFunc(a, func(name string) bool { return !slices.Contains(b, name) })
+}
+
+// groupsOf are the groups of deltas with a claim to their group's step, sorted.
+func groupsOf(set []local.Accepted) []string {
+	var names []string
+	for _, a := range set {
+		if a.Points > 0 {
+			names = append(names, a.Group)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// joining keeps the deltas of some groups.
+func joining(set []local.Accepted, groups []string) []local.Accepted {
+	return slices.DeleteFunc(slices.Clone(set), func(a local.Accepted) bool { return !slices.Contains(groups, a.Group) })
+}
+
+// searchMerge measures the joint step of all deltas; while no scale above 0 is acceptable it leaves the group out that does
+// most harm and tries the rest. It returns the measure with the scale that it would take, or that of all groups with scale
+// 0 if nothing is acceptable, or was not before measure ran out of time. The first measure's error is returned.
+func searchMerge(g protocol.Genesis, set []local.Accepted, measure func([]local.Accepted) (protocol.MergeMeasure, error)) (v protocol.MergeVector, err error) {
+	rules := merge.NewRules(g)
+	for left := groupsOf(set); len(left) > 0; {
+		m, err := measure(joining(set, left))
+		if err != nil {
+			if v.Measure.Version != 0 {
+				err = nil
+			}
+			return v, err
+		}
+		if v.Measure.Version == 0 {
+			v.Measure = m
+		}
+		alpha, _, err := rules.Best(m)
+		if err != nil {
+			return v, err
+		}
+		if alpha > 0 {
+			v.Measure, v.Alpha = m, uint32(alpha)
+			return v, nil
+		}
+		joined := slices.DeleteFunc(slices.Clone(g.Groups), func(x protocol.Group) bool { return !slices.Contains(left, x.Name) })
+		worst, ok := merge.WorstGroup(joined, []merge.Vector{{Stake: 1, Measure: m}})
+		if !ok {
+			return v, nil
+		}
+		left = slices.DeleteFunc(left, func(name string) bool { return name == worst })
+	}
+	return v, nil
 }

@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
+	"time"
 
 	"github.com/ipfs/go-cid"
 
+	"github.com/blockzero-net/bzd/content/checkpoint"
 	"github.com/blockzero-net/bzd/content/exchange"
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/node/local"
@@ -17,7 +20,13 @@ import (
 // files is the node's content: a block store, the exchange with peers, and checkpoints as directories.
 type files struct {
 	*exchange.Exchange
-	dir string // of the checkpoints
+	dir    string // of the checkpoints
+	report func(Event)
+	now    func() time.Time
+	serves bool // checkpoints are only served: blocks do, no directory is written
+
+	mu   sync.Mutex
+	base exchange.Base // the checkpoint that was verified last
 }
 
 // Bounds of what a node fetches for itself. A network may be as large as its genesis says; these keep one lie small.
@@ -37,38 +46,71 @@ func (f *files) Block(ctx context.Context, c cid.Cid) ([]byte, error) {
 
 // Blocks brings blocks here.
 func (f *files) Blocks(ctx context.Context, list []cid.Cid) error {
-	_, err := f.Fetch(ctx, list, exchange.Bounds{MaxBytes: maxCheckpoint}, nil)
-	return err
+	p, err := f.Fetch(ctx, list, exchange.Bounds{MaxBytes: maxCheckpoint}, f.progress("commitment", len(list)))
+	return f.fetched("commitment", p, err)
 }
 
 // checkpointDir is where a checkpoint lies as a directory.
 func (f *files) checkpointDir(l protocol.Link) string { return filepath.Join(f.dir, l.String()) }
 
-// checkpoint makes sure that a checkpoint is here, as blocks and as a directory.
+// checkpoint makes sure that a checkpoint is here, as blocks and, on a node that computes with it, as a directory. What
+// it has in common with the one before is neither fetched nor written again.
 func (f *files) checkpoint(ctx context.Context, l protocol.Link) (string, error) {
 	dir := f.checkpointDir(l)
 	if _, err := os.Stat(dir); err == nil {
 		return dir, nil
 	}
-	if _, err := f.FetchDAG(ctx, l.Cid(), exchange.Bounds{MaxBytes: maxCheckpoint}, nil); err != nil {
+	p, err := f.FetchDAG(ctx, l.Cid(), exchange.Bounds{MaxBytes: maxCheckpoint}, f.progress("checkpoint", 0))
+	if f.fetched("checkpoint", p, err) != nil {
 		return "", fmt.Errorf("fetch checkpoint %s: %w", l, err)
 	}
-	if _, err := exchange.Materialize(ctx, f, l.Cid(), dir, maxCheckpoint); err != nil {
+	if f.serves {
+		return "", nil
+	}
+	f.mu.Lock()
+	base := f.base
+	f.mu.Unlock()
+	if _, err := exchange.MaterializeFrom(ctx, f, l.Cid(), dir, maxCheckpoint, base); err != nil {
 		return "", fmt.Errorf("checkpoint %s: %w", l, err)
 	}
+	parts, err := f.parts(ctx, l)
+	if err != nil {
+		return "", err
+	}
+	f.verified(l, parts)
 	return dir, nil
 }
 
-// keepCheckpoint moves a directory made here among the checkpoints and publishes its blocks.
-func (n *Node) keepCheckpoint(dir string, l protocol.Link) error {
-	to := n.content.checkpointDir(l)
-	if _, err := os.Stat(to); err != nil {
-		if err := os.Rename(dir, to); err != nil {
-			return err
-		}
+// parts are the files of a checkpoint whose blocks are here.
+func (f *files) parts(ctx context.Context, l protocol.Link) (checkpoint.Parts, error) {
+	root, err := f.Get(ctx, l.Cid())
+	if err != nil {
+		return nil, err
 	}
-	_, _, err := exchange.Publish(context.Background(), n.content, to)
-	return err
+	return checkpoint.PartsOf(root)
+}
+
+// verified says that a directory holds what its name says, so that later ones may link to its files.
+func (f *files) verified(l protocol.Link, parts checkpoint.Parts) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.base = exchange.Base{Dir: f.checkpointDir(l), Parts: parts}
+}
+
+// isVerified reports whether that was said of the directory of l.
+func (f *files) isVerified(l protocol.Link) (checkpoint.Parts, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.base.Parts, f.base.Dir == f.checkpointDir(l)
+}
+
+// keep moves a directory made here among the checkpoints.
+func (f *files) keep(dir string, l protocol.Link) error {
+	to := f.checkpointDir(l)
+	if _, err := os.Stat(to); err == nil {
+		return nil
+	}
+	return os.Rename(dir, to)
 }
 
 // datasets fetches the domains that this node's roles need: a miner its own and the canary, a validator all.
@@ -78,7 +120,9 @@ func (n *Node) datasets(ctx context.Context) ([]*data.Dataset, error) {
 		if !n.needs(d.Name) {
 			continue
 		}
-		if _, err := n.content.FetchDataset(ctx, d.Dataset.Cid(), exchange.Bounds{MaxBytes: maxDataset}, nil); err != nil {
+		what := "text of " + d.Name
+		p, err := n.content.FetchDataset(ctx, d.Dataset.Cid(), exchange.Bounds{MaxBytes: maxDataset}, n.content.progress(what, 0))
+		if n.content.fetched(what, p, err) != nil {
 			return nil, fmt.Errorf("dataset of %s: %w", d.Name, err)
 		}
 		record, err := n.content.Block(ctx, d.Dataset.Cid())
@@ -113,5 +157,36 @@ func (n *Node) needs(domain string) bool {
 	return false
 }
 
-// load opens a checkpoint that is here.
-func (n *Node) load(dir string) (*local.Phi, error) { return local.LoadPhi(n.backend, dir) }
+// made remembers a checkpoint that this node computed, until it moves to one.
+func (n *Node) made(p *local.Phi) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.candidates = append(n.candidates, p)
+}
+
+// load opens a checkpoint that is here. What is known already is not read: a checkpoint made here, files that the
+// current one has too.
+func (n *Node) load(l protocol.Link, dir string) (*local.Phi, error) {
+	n.mu.Lock()
+	made := n.candidates
+	n.candidates = nil
+	n.mu.Unlock()
+	for _, p := range made {
+		if p.Link == l {
+			n.content.verified(l, p.Parts)
+			return p, nil
+		}
+	}
+	if parts, ok := n.content.isVerified(l); ok && n.phi != nil {
+		return n.phi.LoadNext(dir, l, parts)
+	}
+	p, err := local.LoadPhi(n.backend, dir)
+	if err != nil {
+		return nil, err
+	}
+	if p.Link != l {
+		return nil, fmt.Errorf("%s holds %s; remove it, it will be fetched again", dir, p.Link)
+	}
+	n.content.verified(l, p.Parts)
+	return p, nil
+}

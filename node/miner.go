@@ -24,11 +24,14 @@ import (
 func (n *Node) mine(ctx context.Context, t timeline, p *local.Phi) error {
 	n.event(Event{Kind: Phase, Cycle: t.cycle, Text: "train"})
 	o := local.DefaultTrain(n.cfg.Group, n.cfg.Seed, t.cycle)
-	moments, err := n.readMoments()
-	if err != nil {
-		n.trouble(t.cycle, err)
+	if n.moments == nil { // later cycles have them in memory
+		moments, err := n.readMoments()
+		if err != nil {
+			n.trouble(t.cycle, err)
+		}
+		n.moments = moments
 	}
-	o.Moments = moments
+	o.Moments = n.moments
 	train, cancel := context.WithDeadline(ctx, t.at(t.Commit))
 	defer cancel()
 	d, after, err := local.Train(train, n.local, p, o, func(x training.Progress) {
@@ -37,6 +40,7 @@ func (n *Node) mine(ctx context.Context, t timeline, p *local.Phi) error {
 	if err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
+	n.moments = &after
 	if err := training.WriteState(n.momentsFile(), training.State{Values: make([]float32, len(after.M)), Moments: after}); err != nil {
 		n.trouble(t.cycle, err)
 	}

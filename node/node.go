@@ -18,6 +18,7 @@ import (
 	"github.com/blockzero-net/bzd/p2p"
 	"github.com/blockzero-net/bzd/p2p/gossip"
 	"github.com/blockzero-net/bzd/training/cpu"
+	"github.com/blockzero-net/bzd/training/optim"
 )
 
 // Node is one participant. New opens what it keeps, Run takes part until its context ends, Close releases everything in
@@ -34,6 +35,7 @@ type Node struct {
 	closers []func() error
 
 	commits, agree *gossip.Topic
+	headTopic      *gossip.Topic
 	wal            *runner.WAL
 	restored       [][]byte // what wal held when it was opened
 
@@ -43,16 +45,22 @@ type Node struct {
 	parent   protocol.Hash // the decision that phi rests on
 	phiCycle uint64        // the cycle that phi begins
 
-	mu       sync.Mutex
-	registry map[protocol.ID]protocol.Key
-	snapshot protocol.Snapshot // of the current cycle
-	custody  *custody          // of the current cycle, nil on a node that does not validate
-	current  []*agreementRun   // that take messages
-	early    [][]byte          // messages for an instance that has not begun here
-	gateway  string
+	mu         sync.Mutex
+	registry   map[protocol.ID]protocol.Key
+	snapshot   protocol.Snapshot // of the current cycle
+	custody    *custody          // of the current cycle, nil on a node that does not validate
+	current    []*agreementRun   // that take messages
+	early      [][]byte          // messages for an instance that has not begun here
+	gateway    string
+	candidates []*local.Phi // checkpoints computed here in the current cycle
+	moments    *optim.State // of the optimizer after the last cycle; nil before it is read
 
-	certificates map[uint64]protocol.Certificate // of merges, by cycle
-	learned      chan struct{}                   // closed when a certificate arrives
+	sent    map[protocol.Hash]bool // messages of the agreement that this node sent in the current cycle, by their hash
+	history *history
+	heads   heads
+	payload uint64                // bound of a delta's payload; zero before there is a checkpoint
+	entered uint64                // the cycle that snapshot starts
+	last    *protocol.Certificate // of the merge that made phi; nil while phi is genesis's
 
 	running    context.Context // of Run: what goes on behind a cycle ends with it
 	background sync.WaitGroup
@@ -63,7 +71,7 @@ func New(cfg Config) (_ *Node, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, registry: map[protocol.ID]protocol.Key{}, certificates: map[uint64]protocol.Certificate{}, learned: make(chan struct{})}
+	n := &Node{cfg: cfg, registry: map[protocol.ID]protocol.Key{}, sent: map[protocol.Hash]bool{}, heads: heads{latest: map[protocol.ID]protocol.Head{}}}
 	defer func() {
 		if err != nil {
 			n.Close()
@@ -87,7 +95,8 @@ func New(cfg Config) (_ *Node, err error) {
 	n.closers = append(n.closers, n.host.Close)
 	x := exchange.New(n.host.Libp2p(), n.store, exchange.Config{})
 	n.closers = append(n.closers, x.Close)
-	n.content = &files{Exchange: x, dir: filepath.Join(cfg.Dir, "checkpoints")}
+	n.content = &files{Exchange: x, dir: filepath.Join(cfg.Dir, "checkpoints"), report: n.event, now: cfg.Now,
+		serves: !cfg.Roles.Has(protocol.RoleMiner) && !cfg.Roles.Has(protocol.RoleValidator)}
 	return n, nil
 }
 
@@ -135,8 +144,12 @@ func (n *Node) Gateway() string {
 	return n.gateway
 }
 
-// Checkpoint is the checkpoint that the node holds after Start, and its directory.
+// Checkpoint is the checkpoint that the node holds after Start, and its directory. A node that comes late has none before
+// Run has found out which one stands.
 func (n *Node) Checkpoint() (protocol.Link, string) {
+	if n.phi == nil {
+		return protocol.Link{}, ""
+	}
 	return n.phi.Link, n.content.checkpointDir(n.phi.Link)
 }
 
@@ -170,13 +183,11 @@ func (n *Node) trouble(cycle uint64, err error) {
 	}
 }
 
-// payloadLimit bounds the payload of one delta: a group's tensors in the largest codec, and room for its table.
+// payloadLimit bounds the payload of one delta. Nothing is taken before there is a checkpoint to know it from.
 func (n *Node) payloadLimit() uint64 {
-	limit := uint64(0)
-	for _, g := range n.genesis.Groups {
-		limit = max(limit, uint64(len(g.Experts))*uint64(3*n.phi.Model.Width*n.phi.Model.Dim+n.phi.Model.Dim)*4)
-	}
-	return limit + 1<<20
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.payload
 }
 
 // Run takes part until ctx ends or, with until above 0, that cycle would begin. Start comes before.
@@ -196,6 +207,11 @@ func (n *Node) Run(ctx context.Context, on Chain, until uint64) error {
 	cycle, err := n.firstCycle(ctx)
 	if err != nil {
 		return err
+	}
+	if cycle > 0 {
+		if err := n.enterLate(ctx, cycle-1); err != nil {
+			n.trouble(cycle-1, err) // its first cycle tries again
+		}
 	}
 	for ; until == 0 || cycle < until; cycle++ {
 		if err := n.cycle(ctx, cycle); err != nil {
@@ -230,8 +246,12 @@ func (n *Node) cycle(ctx context.Context, cycle uint64) error {
 		return err
 	}
 	n.enter(t, s)
-	if err := n.catchUp(ctx, t); err != nil {
+	if err := n.catchUp(ctx, cycle); err != nil {
 		n.trouble(cycle, err)
+	}
+	if n.phi == nil { // nothing to work on; what others decide is learned all the same
+		n.advance(ctx, t, consensus.Output{})
+		return ctx.Err()
 	}
 	outer := ctx
 	ctx, cancel := context.WithDeadline(ctx, t.at(t.End))

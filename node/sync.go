@@ -1,15 +1,15 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
+	"maps"
 	"path/filepath"
-
-	"github.com/libp2p/go-libp2p/core/peer"
+	"slices"
+	"time"
 
 	"github.com/blockzero-net/bzd/consensus"
 	"github.com/blockzero-net/bzd/internal/protocol"
@@ -38,20 +38,22 @@ func (n *Node) Start(ctx context.Context) error {
 			return err
 		}
 	}
-	last, err := n.lastCertificate()
-	if err != nil {
-		return err
-	}
-	link := n.genesis.Checkpoint
-	if last != nil {
-		link, n.parent, n.phiCycle = last.Proposal.Value.Merge.Next, last.Decision(), last.Cycle+1
-	}
-	if err := n.moveTo(ctx, link); err != nil {
+	if n.history, err = openHistory(filepath.Join(n.cfg.Dir, "certificates")); err != nil {
 		return err
 	}
 	if err := n.join(ctx); err != nil {
 		return err
 	}
+	if last := n.history.last(); last != nil {
+		n.parent, n.phiCycle, n.last = last.Decision(), last.Cycle+1, last
+		err = n.moveTo(ctx, last.Proposal.Value.Merge.Next)
+	} else if !n.late(ctx) {
+		err = n.moveTo(ctx, n.genesis.Checkpoint)
+	}
+	if err != nil {
+		return err
+	}
+	n.showHead()
 	if n.cfg.Gateway != "" {
 		if err := n.serveGateway(); err != nil {
 			return err
@@ -59,6 +61,15 @@ func (n *Node) Start(ctx context.Context) error {
 	}
 	n.event(Event{Kind: Started, Text: fmt.Sprint(n.Addrs())})
 	return nil
+}
+
+// late reports whether a peer says that the network has left its first checkpoint behind. Then that is not fetched: Run
+// finds out what is true, when it has the chain to verify it, and fetches what stands now.
+func (n *Node) late(ctx context.Context) bool {
+	return n.ask(ctx, askHead, nil, func(raw []byte) bool {
+		h, err := protocol.DecodeHead(raw)
+		return err == nil && h.Network == n.cfg.Network && h.Certificate != nil
+	})
 }
 
 // moveTo makes a checkpoint the current one.
@@ -74,12 +85,24 @@ func (n *Node) moveTo(ctx context.Context, l protocol.Link) error {
 		n.phi = &local.Phi{Link: l} // held and served, not computed with
 		return nil
 	}
-	p, err := n.load(dir)
+	p, err := n.load(l, dir)
 	if err != nil {
 		return err
 	}
 	n.phi = p
+	n.mu.Lock()
+	n.payload = payloadLimit(n.genesis, p)
+	n.mu.Unlock()
 	return nil
+}
+
+// payloadLimit bounds the payload of one delta: a group's tensors in the largest codec, and room for its table.
+func payloadLimit(g protocol.Genesis, p *local.Phi) uint64 {
+	limit := uint64(0)
+	for _, x := range g.Groups {
+		limit = max(limit, uint64(len(x.Experts))*uint64(3*p.Model.Width*p.Model.Dim+p.Model.Dim)*4)
+	}
+	return limit + 1<<20
 }
 
 // enter begins a cycle: the snapshot's registry counts from now on.
@@ -89,175 +112,295 @@ func (n *Node) enter(t timeline, s protocol.Snapshot) {
 		registry[p.ID] = p.Key
 	}
 	n.mu.Lock()
-	n.registry, n.snapshot, n.custody, n.early = registry, s, nil, nil
+	n.registry, n.snapshot, n.entered, n.custody, n.early = registry, s, t.cycle, nil, nil
 	n.current = nil // each is closed by follow
+	n.sent = map[protocol.Hash]bool{}
 	if n.cfg.Roles.Has(protocol.RoleValidator) {
-		n.custody = n.newCustody(t, s, n.phi.Link)
+		n.custody = n.newCustody(t, s)
 	}
 	n.mu.Unlock()
+	n.heads.only(registry)
 	n.host.Refresh()
 }
 
-// learn keeps a certificate of a merge if it is valid under the current snapshot.
-func (n *Node) learn(c protocol.Certificate) {
-	if c.Network != n.cfg.Network || c.Instance != protocol.InstanceM || c.Null() {
-		return
-	}
-	n.mu.Lock()
-	_, known := n.certificates[c.Cycle]
-	s := n.snapshot
-	n.mu.Unlock()
-	if known || c.Verify(s) != nil {
-		return
-	}
-	n.keepCertificate(c)
-}
-
-// keepCertificate writes a verified certificate to the disk and wakes who waits for it.
-func (n *Node) keepCertificate(c protocol.Certificate) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if _, ok := n.certificates[c.Cycle]; ok {
-		return
-	}
-	n.certificates[c.Cycle] = c
-	raw, err := protocol.Encode(c)
-	if err == nil {
-		path := n.certificateFile(c.Cycle)
-		if err = os.WriteFile(path+".new", raw, 0o644); err == nil {
-			err = os.Rename(path+".new", path)
-		}
-	}
-	if err != nil {
-		n.event(Event{Kind: Trouble, Cycle: c.Cycle, Text: "keep certificate: " + err.Error()})
-	}
-	close(n.learned)
-	n.learned = make(chan struct{})
-}
-
-func (n *Node) certificateFile(cycle uint64) string {
-	return filepath.Join(n.cfg.Dir, "certificates", fmt.Sprintf("%08d.cbor", cycle))
-}
-
-// lastCertificate reads the certificates kept before a restart and returns the last.
-func (n *Node) lastCertificate() (*protocol.Certificate, error) {
-	dir := filepath.Join(n.cfg.Dir, "certificates")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	files, err := filepath.Glob(filepath.Join(dir, "*.cbor"))
-	if err != nil {
-		return nil, err
-	}
-	var last *protocol.Certificate
-	for _, f := range files { // sorted by cycle
-		raw, err := os.ReadFile(f)
-		if err != nil {
-			return nil, err
-		}
-		c, err := protocol.DecodeCertificate(raw)
-		if err != nil || c.Null() || c.Proposal.Value.Merge == nil {
-			return nil, fmt.Errorf("%s is no certificate of a merge: %w", f, err)
-		}
-		n.certificates[c.Cycle] = c
-		last = &c
-	}
-	return last, nil
-}
-
-// certificateOf answers askCertificate.
-func (n *Node) certificateOf(_ context.Context, _ peer.ID, request []byte) ([]byte, error) {
-	if len(request) != 8 {
-		return nil, errors.New("not a cycle")
-	}
-	raw, err := os.ReadFile(n.certificateFile(binary.LittleEndian.Uint64(request)))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	return raw, err
-}
-
-// catchUp brings a node that missed cycles to the checkpoint of this one: it asks peers for the certificate of every
-// cycle since its own, verifies each against the chain's snapshot of that cycle, and fetches only the last checkpoint's
-// missing blocks. A cycle without certificate was carried.
-func (n *Node) catchUp(ctx context.Context, t timeline) error {
-	var last *protocol.Certificate
-	for c := n.phiCycle; c < t.cycle; c++ {
-		n.mu.Lock()
-		known, ok := n.certificates[c]
-		n.mu.Unlock()
-		if !ok {
-			var err error
-			if known, ok, err = n.askCertificate(ctx, c); err != nil {
-				return err
-			}
-		}
-		if ok {
-			last = &known
-		}
-	}
-	n.phiCycle = t.cycle
-	if last == nil {
-		return nil
-	}
-	n.parent = last.Decision()
-	return n.moveTo(ctx, last.Proposal.Value.Merge.Next)
-}
-
-func (n *Node) askCertificate(ctx context.Context, cycle uint64) (protocol.Certificate, bool, error) {
+// enterLate prepares for the cycle that is under way, in which this node takes no part: it can then know who its peers
+// are, and fetch what it lacks before the next cycle begins.
+func (n *Node) enterLate(ctx context.Context, cycle uint64) error {
 	s, err := n.on.Client.Snapshot(ctx, startHeight(n.schedule(), cycle))
 	if err != nil {
-		return protocol.Certificate{}, false, fmt.Errorf("snapshot of cycle %d: %w", cycle, err)
+		return fmt.Errorf("snapshot of cycle %d: %w", cycle, err)
 	}
-	for _, p := range n.host.Peers() {
-		raw, err := n.host.Request(ctx, p.Peer, askCertificate, binary.LittleEndian.AppendUint64(nil, cycle))
-		if err != nil || len(raw) == 0 {
-			continue
+	registry := map[protocol.ID]protocol.Key{}
+	for _, p := range s.Participants {
+		registry[p.ID] = p.Key
+	}
+	n.mu.Lock()
+	n.registry, n.snapshot, n.entered = registry, s, cycle
+	n.mu.Unlock()
+	n.host.Refresh()
+	return n.catchUp(ctx, cycle)
+}
+
+// learn keeps a certificate of the current cycle if it is valid under its snapshot.
+func (n *Node) learn(c protocol.Certificate) {
+	n.mu.Lock()
+	s, cycle := n.snapshot, n.entered
+	n.mu.Unlock()
+	if c.Network != n.cfg.Network || c.Cycle != cycle || c.Verify(s) != nil {
+		return
+	}
+	n.keepCertificate(context.Background(), c)
+}
+
+// past verifies certificates of cycles that are over, each against the chain's snapshot of its cycle.
+type past struct {
+	n         *Node
+	snapshots map[uint64]protocol.Snapshot
+}
+
+func (n *Node) past() *past { return &past{n, map[uint64]protocol.Snapshot{}} }
+
+// verify checks a certificate that a peer sent. The error of a chain that does not answer is returned like that of a bad
+// certificate: neither can be believed.
+func (p *past) verify(ctx context.Context, c protocol.Certificate) error {
+	if c.Network != p.n.cfg.Network {
+		return errors.New("a certificate of another network")
+	}
+	s, ok := p.snapshots[c.Cycle]
+	if !ok {
+		var err error
+		if s, err = p.n.on.Client.Snapshot(ctx, startHeight(p.n.schedule(), c.Cycle)); err != nil {
+			return fmt.Errorf("snapshot of cycle %d: %w", c.Cycle, err)
 		}
+		p.snapshots[c.Cycle] = s
+	}
+	return c.Verify(s)
+}
+
+// find returns the certificate of a decision, from a peer if it is not here.
+func (p *past) find(ctx context.Context) func(protocol.Hash) (protocol.Certificate, error) {
+	return func(decision protocol.Hash) (protocol.Certificate, error) {
+		if c, err := p.n.history.of(decision); err == nil {
+			return c, nil
+		}
+		var found protocol.Certificate
+		ok := p.n.ask(ctx, askCertificate, decision[:], func(raw []byte) bool {
+			c, err := protocol.DecodeCertificate(raw)
+			if err != nil || c.Decision() != decision || p.verify(ctx, c) != nil {
+				return false
+			}
+			found = c
+			return true
+		})
+		if !ok {
+			return found, errNoCertificate
+		}
+		p.n.keepCertificate(ctx, found)
+		return found, nil
+	}
+}
+
+// of returns the certificate of a slot, from a peer if it is not here.
+func (p *past) of(ctx context.Context, s slot) (protocol.Certificate, bool) {
+	if c, ok, _ := p.n.history.at(s); ok {
+		return c, true
+	}
+	var found protocol.Certificate
+	request := append(binary.LittleEndian.AppendUint64(nil, s.cycle), byte(s.instance))
+	ok := p.n.ask(ctx, askCertificate, request, func(raw []byte) bool {
 		c, err := protocol.DecodeCertificate(raw)
-		if err != nil || c.Network != n.cfg.Network || c.Cycle != cycle || c.Instance != protocol.InstanceM || c.Null() || c.Verify(s) != nil {
-			continue
+		if err != nil || c.Cycle != s.cycle || c.Instance != s.instance || p.verify(ctx, c) != nil {
+			return false
 		}
-		n.keepCertificate(c)
-		return c, true, nil
+		found = c
+		return true
+	})
+	if ok {
+		p.n.keepCertificate(ctx, found)
 	}
-	return protocol.Certificate{}, false, nil
+	return found, ok
+}
+
+// catchUp brings a node that missed something to the checkpoint that begins a cycle. It asks peers for their Heads, takes
+// the certificates that these name, verifies the latest against the chain's snapshot of its cycle, and so every one that
+// it rests on, back to genesis or to the decision that this node has reached; then it fetches the blocks of the
+// checkpoint that it lacks. What the Heads say beyond that is not believed.
+//
+// A cycle between two certified ones is skipped by the word of the quorum that went on without it. Of one after the last
+// a null certificate is asked for, a quorum's word that nothing was certified; without, it may yet be, and the node says
+// so and carries its checkpoint.
+func (n *Node) catchUp(ctx context.Context, cycle uint64) error {
+	if n.phi != nil && n.phiCycle >= cycle {
+		return nil
+	}
+	p := n.past()
+	best, err := n.latest(ctx, p, cycle)
+	if err == nil && best != nil {
+		err = n.adopt(ctx, p, *best)
+	}
+	if err == nil && n.phi == nil {
+		err = n.moveTo(ctx, n.genesis.Checkpoint)
+	}
+	if err != nil {
+		return err
+	}
+	first := n.phiCycle
+	if cycle > maxUnresolved {
+		first = max(first, cycle-maxUnresolved)
+	}
+	for c := first; c < cycle; c++ {
+		if err := n.resolve(ctx, p, c); err != nil {
+			return err
+		}
+	}
+	n.phiCycle = cycle
+	return nil
+}
+
+// latest returns the certificate of the latest merge before a cycle and after this node's own that a Head names, nil if
+// there is none. It is verified by itself; what it rests on is not.
+func (n *Node) latest(ctx context.Context, p *past, cycle uint64) (*protocol.Certificate, error) {
+	s, err := n.on.Client.Snapshot(ctx, startHeight(n.schedule(), cycle))
+	if err != nil {
+		return nil, fmt.Errorf("snapshot of cycle %d: %w", cycle, err)
+	}
+	stake := map[protocol.Link]uint64{}
+	latest := map[protocol.Link]uint64{}
+	count := func(h protocol.Head) {
+		if h.Certificate == nil || h.Cycle > cycle {
+			return
+		}
+		v, _ := s.Find(h.ID)
+		stake[*h.Certificate] += v.Stake
+		latest[*h.Certificate] = max(latest[*h.Certificate], h.Cycle)
+	}
+	heard := map[protocol.ID]bool{}
+	for _, h := range n.heads.list() {
+		heard[h.ID] = true
+		count(h)
+	}
+	n.ask(ctx, askHead, nil, func(raw []byte) bool {
+		h, err := protocol.DecodeHead(raw)
+		if err == nil && h.Network == n.cfg.Network && !heard[h.ID] {
+			if who, ok := s.Find(h.ID); ok && h.VerifySig(who.Key) {
+				heard[h.ID] = true
+				count(h)
+			}
+		}
+		return false // all of them
+	})
+	candidates := slices.SortedFunc(maps.Keys(latest), func(a, b protocol.Link) int {
+		return cmp.Or(cmp.Compare(latest[b], latest[a]), cmp.Compare(stake[b], stake[a]), a.Compare(b))
+	})
+	var best *protocol.Certificate
+	better := func(c protocol.Certificate) bool {
+		return !c.Null() && c.Instance == protocol.InstanceM && c.Cycle < cycle && (best == nil || c.Cycle > best.Cycle) &&
+			(n.phi == nil || c.Cycle >= n.phiCycle)
+	}
+	if c := n.history.last(); c != nil && better(*c) {
+		best = c
+	}
+	for _, l := range candidates[:min(len(candidates), maxCandidates)] {
+		c, err := n.certificateAt(ctx, l)
+		if err == nil && better(c) {
+			if err = p.verify(ctx, c); err == nil {
+				best = &c
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			n.trouble(cycle, fmt.Errorf("certificate %s that a head names: %w", l, err))
+		}
+	}
+	if best != nil {
+		n.keepCertificate(ctx, *best)
+	}
+	return best, ctx.Err()
+}
+
+// certificateTime bounds the fetch of one certificate that a Head names: who names what nobody has must not hold up the
+// others.
+const certificateTime = 5 * time.Second
+
+func (n *Node) certificateAt(ctx context.Context, l protocol.Link) (protocol.Certificate, error) {
+	ctx, cancel := context.WithTimeout(ctx, certificateTime)
+	defer cancel()
+	raw, err := n.content.Block(ctx, l.Cid())
+	if err != nil {
+		return protocol.Certificate{}, err
+	}
+	return protocol.DecodeCertificate(raw)
+}
+
+// adopt moves to the checkpoint of a verified certificate if it rests on genesis.
+func (n *Node) adopt(ctx context.Context, p *past, c protocol.Certificate) error {
+	met, err := lineage(c, n.parent, p.find(ctx))
+	if err != nil {
+		return err
+	}
+	if !met { // both are certified; more stake stands behind the one that others went on from
+		n.trouble(c.Cycle, fmt.Errorf("%w: the network went on without the last decision of this node; following cycle %d", errFork, c.Cycle))
+	}
+	if err := n.moveTo(ctx, c.Proposal.Value.Merge.Next); err != nil {
+		return err
+	}
+	n.parent, n.phiCycle, n.last = c.Decision(), c.Cycle+1, &c
+	return nil
+}
+
+// resolve finds out what became of a cycle after the last merge that this node knows: a merge after all, or a null
+// certificate of it or of the weights under it. Without either it stays open.
+func (n *Node) resolve(ctx context.Context, p *past, cycle uint64) error {
+	m, ok := p.of(ctx, slot{cycle, protocol.InstanceM})
+	if ok && !m.Null() && cycle >= n.phiCycle {
+		return n.adopt(ctx, p, m)
+	}
+	null := ok && m.Null() && n.restsHere(ctx, p, m.Parent, cycle)
+	if !null {
+		w, ok := p.of(ctx, slot{cycle, protocol.InstanceW})
+		null = ok && w.Null() && w.Parent == n.parent
+	}
+	n.event(Event{Kind: Carried, Cycle: cycle, Certified: null, Next: n.phi.Link})
+	return nil
+}
+
+// restsHere reports whether a decision is on the weights of a cycle under this node's own last decision.
+func (n *Node) restsHere(ctx context.Context, p *past, decision protocol.Hash, cycle uint64) bool {
+	w, err := p.find(ctx)(decision)
+	return err == nil && !w.Null() && w.Instance == protocol.InstanceW && w.Cycle == cycle && w.Parent == n.parent
 }
 
 // advance ends a cycle: with a certificate the node moves to its checkpoint, without one it carries its own.
 func (n *Node) advance(ctx context.Context, t timeline, out consensus.Output) {
-	if out.Outcome == consensus.Certified {
-		n.keepCertificate(*out.Certificate)
+	if out.Certificate != nil {
+		n.learn(*out.Certificate)
 	}
 	c, ok := n.awaitCertificate(ctx, t)
 	e := Event{Kind: Advanced, Cycle: t.cycle, Certified: ok, Alpha: protocol.Rational{Den: 1}}
 	if ok {
-		m := c.Proposal.Value.Merge
-		if err := n.moveTo(ctx, m.Next); err != nil {
+		if err := n.adopt(ctx, n.past(), c); err != nil {
 			n.trouble(t.cycle, err) // the next cycle's catch-up tries again
-		} else {
-			n.parent, n.phiCycle = c.Decision(), t.cycle+1
 		}
-		e.Alpha = n.genesis.Params.AlphaGrid[m.Alpha]
+		e.Alpha, e.Excluded = n.genesis.Params.AlphaGrid[c.Proposal.Value.Merge.Alpha], c.Proposal.Value.Merge.Excluded
 	}
-	e.Next = n.phi.Link
+	if n.phi != nil {
+		e.Next = n.phi.Link
+	}
+	n.showHead()
 	n.event(e)
 }
 
-// awaitCertificate waits for the cycle's certificate, until a round after D_M.
+// awaitCertificate waits for the certificate of the cycle's merge, until a round after D_M, or until a null certificate
+// says that there will be none.
 func (n *Node) awaitCertificate(ctx context.Context, t timeline) (protocol.Certificate, bool) {
 	ctx, cancel := context.WithDeadline(ctx, t.at(t.M).Add(n.on.Clock.Period))
 	defer cancel()
 	for {
-		n.mu.Lock()
-		c, ok := n.certificates[t.cycle]
-		learned := n.learned
-		n.mu.Unlock()
+		c, ok, changed := n.history.at(slot{t.cycle, protocol.InstanceM})
 		if ok {
-			return c, true
+			return c, !c.Null()
 		}
 		select {
-		case <-learned:
+		case <-changed:
 		case <-ctx.Done():
 			return c, false
 		}

@@ -4,20 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
+	blocks "github.com/ipfs/go-block-format"
+
 	"github.com/blockzero-net/bzd/consensus"
 	"github.com/blockzero-net/bzd/consensus/beacon"
 	"github.com/blockzero-net/bzd/content"
+	"github.com/blockzero-net/bzd/content/exchange"
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/node/local"
 	"github.com/blockzero-net/bzd/training/delta"
 	"github.com/blockzero-net/bzd/validation"
-	"github.com/blockzero-net/bzd/validation/merge"
 )
 
 // round is a validator's work on one cycle.
@@ -32,13 +35,13 @@ type round struct {
 	subs     []local.Submission
 
 	mu   sync.Mutex
-	next map[int]protocol.Link // checkpoint by scale of the grid
-	set  []local.Accepted      // what M merges, once W is certified
+	next map[string]*local.Phi // what follows, by scale of the grid and groups
+	set  []local.Accepted      // what M may merge, once W is certified
 }
 
 // validate runs one cycle as a validator and returns what it decided. It ends at D_M at the latest.
 func (n *Node) validate(ctx context.Context, t timeline, s protocol.Snapshot, p *local.Phi, c *custody) (consensus.Output, error) {
-	r := &round{n: n, t: t, snapshot: s, phi: p, parent: n.parent, custody: c, next: map[int]protocol.Link{}}
+	r := &round{n: n, t: t, snapshot: s, phi: p, parent: n.parent, custody: c, next: map[string]*local.Phi{}}
 	run, err := n.agreement(ctx, t, s, protocol.InstanceW, r.parent, t.Evaluate, r.deriveWeights)
 	if err != nil {
 		return consensus.Output{}, err
@@ -68,6 +71,9 @@ func (n *Node) validate(ctx context.Context, t timeline, s protocol.Snapshot, p 
 	w, err := r.agreeWeights(ctx, run, own)
 	if err != nil {
 		return consensus.Output{}, err
+	}
+	if w.Certificate != nil {
+		n.learn(*w.Certificate)
 	}
 	n.submit(t, w)
 	if w.Outcome != consensus.Certified {
@@ -206,6 +212,7 @@ func (r *round) measure(ctx context.Context) ([]protocol.GroupRows, error) {
 	ctx, cancel := context.WithDeadline(ctx, r.t.at(r.t.Evaluate).Add(-commitTime))
 	defer cancel()
 	var out []protocol.GroupRows
+	r.n.measuring(r.t.cycle, scored(r.n.genesis.Params, r.deltas()))
 	for _, g := range r.n.genesis.Groups {
 		var mine []local.Submission
 		for _, s := range r.subs {
@@ -233,6 +240,17 @@ func (r *round) measure(ctx context.Context) ([]protocol.GroupRows, error) {
 		out = append(out, protocol.GroupRows{Group: g.Name, Rows: rows})
 	}
 	return out, nil
+}
+
+// deltas counts what there is to measure in each group.
+func (r *round) deltas() []int {
+	count := map[string]int{}
+	for _, s := range r.subs {
+		if s.Status == protocol.StatusOK {
+			count[s.Group]++
+		}
+	}
+	return slices.Collect(maps.Values(count))
 }
 
 // agreeMerge searches the scale of the step that W certified and runs instance M.
@@ -287,49 +305,54 @@ func (r *round) search(ctx context.Context) (protocol.MergeVector, error) {
 	if err != nil {
 		return v, err
 	}
-	if v.Measure, err = s.Measure(ctx, r.set); err != nil {
-		return v, err
+	v, err = searchMerge(r.n.genesis, r.set, func(set []local.Accepted) (protocol.MergeMeasure, error) {
+		r.n.measuring(r.t.cycle, searched(r.n.genesis))
+		return s.Measure(ctx, set)
+	})
+	if err == nil && v.Alpha > 0 && ctx.Err() == nil { // now: while the agreement runs there is little time for a disk
+		_, err = r.make(int(v.Alpha), v.Measure.Groups, s.Advance)
 	}
-	alpha, _, err := merge.NewRules(r.n.genesis).Best(v.Measure)
-	if err != nil {
-		return v, err
-	}
-	v.Alpha = uint32(alpha)
-	// The checkpoints are written now: while the agreement runs there is no time for a disk.
-	for i := range r.n.genesis.Params.AlphaGrid {
-		if k := (alpha + i) % len(r.n.genesis.Params.AlphaGrid); k > 0 && ctx.Err() == nil {
-			if _, err := r.write(k); err != nil {
-				return v, err
-			}
-		}
-	}
-	return v, nil
+	return v, err
 }
 
 func (r *round) deriveMerge(s consensus.Set) (protocol.Value, error) {
-	return deriveMerge(r.snapshot, r.n.genesis, r.phi.Link, s.Merges, r.write)
+	return deriveMerge(r.snapshot, r.n.genesis, r.phi.Link, groupsOf(r.set), s.Merges, r.write)
 }
 
-// write makes Φ + α·M once per scale and returns its link.
-func (r *round) write(alpha int) (protocol.Link, error) {
+// write makes Φ + α·M of some groups once per scale, publishes its blocks and returns its link. All honest validators
+// measure the same samples, so only one scale is ever asked for, unless somebody did not finish in time.
+func (r *round) write(alpha int, groups []string) (protocol.Link, error) {
+	return r.make(alpha, groups, func(alpha protocol.Rational, dir, from string, emit func(blocks.Block) error) (*local.Phi, error) {
+		return r.n.local.Advance(r.phi, joining(r.set, groups), alpha, dir, from, emit)
+	})
+}
+
+func (r *round) make(alpha int, groups []string, advance func(alpha protocol.Rational, dir, from string, emit func(blocks.Block) error) (*local.Phi, error)) (protocol.Link, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if l, ok := r.next[alpha]; ok {
-		return l, nil
+	name := fmt.Sprint(alpha, groups)
+	if p, ok := r.next[name]; ok {
+		return p.Link, nil
 	}
-	dir := filepath.Join(r.n.cfg.Dir, "merging")
+	n := r.n
+	dir := filepath.Join(n.cfg.Dir, "merging")
 	if err := os.RemoveAll(dir); err != nil {
 		return protocol.Link{}, err
 	}
-	l, err := r.n.local.Write(r.phi, r.set, r.n.genesis.Params.AlphaGrid[alpha], dir)
+	publisher := exchange.NewPublisher(n.running, n.content)
+	p, err := advance(n.genesis.Params.AlphaGrid[alpha], dir, n.content.checkpointDir(r.phi.Link), publisher.Add)
+	if err == nil {
+		err = publisher.Flush()
+	}
+	if err == nil {
+		err = n.content.keep(dir, p.Link)
+	}
 	if err != nil {
-		return l, err
+		return protocol.Link{}, err
 	}
-	if err := r.n.keepCheckpoint(dir, l); err != nil {
-		return l, err
-	}
-	r.next[alpha] = l
-	return l, nil
+	r.next[name] = p
+	n.made(p)
+	return p.Link, nil
 }
 
 // submit puts the weights on chain, whatever was decided, and never waits past the end of the cycle.

@@ -20,6 +20,9 @@ type common struct {
 	set     *flag.FlagSet
 	threads int
 	isa     string
+	on      string // what computes
+	card    int
+	limits  limits // of the card
 	dir     string
 	goroot  string
 	data    pairs

@@ -38,6 +38,7 @@ Models and text:
   sample       continue a prompt
   data         list the domains on this machine
 
+  bench        how fast this machine trains and evaluates
   version      what this binary is and what it computes with
 
 bzd COMMAND --help says more. A network lives in a directory: --dir, $BZD_DIR, or bzd below the user's cache directory;
@@ -64,6 +65,9 @@ var commands = map[string]command{
 	"sample":   sample,
 	"data":     datasets,
 	"version":  version,
+
+	"bench":      family(benchHelp, "step"),
+	"bench step": benchStep,
 
 	"genesis":        family(genesisHelp, "train, plan, verify or show"),
 	"genesis train":  genesisTrain,

@@ -12,6 +12,7 @@ import (
 
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/node/local"
+	"github.com/blockzero-net/bzd/training/backend"
 	"github.com/blockzero-net/bzd/training/cpu"
 	"github.com/blockzero-net/bzd/training/data"
 )
@@ -86,11 +87,16 @@ func readGenesis(path string) (protocol.Genesis, error) {
 }
 
 // phi loads the checkpoint in dir, or Φ(0) in start if dir is empty: that one must be what the genesis names.
-func (c *common) phi(b *cpu.Backend, n *local.Network, dir, start string) (*local.Phi, error) {
+func (c *common) phi(b backend.Backend, n *local.Network, dir, start string) (*local.Phi, error) {
+	return c.phiBy(local.LoadPhi, b, n, dir, start)
+}
+
+// phiBy is phi with its way of loading.
+func (c *common) phiBy(load func(backend.Backend, string) (*local.Phi, error), b backend.Backend, n *local.Network, dir, start string) (*local.Phi, error) {
 	if dir != "" {
-		return local.LoadPhi(b, dir)
+		return load(b, dir)
 	}
-	p, err := local.LoadPhi(b, start)
+	p, err := load(b, start)
 	if err == nil && p.Link != n.Genesis.Checkpoint {
 		err = fmt.Errorf("the checkpoint in %s is %s, the genesis beside it starts from %s; one of them was replaced", start, p.Link, n.Genesis.Checkpoint)
 	}

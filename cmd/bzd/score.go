@@ -10,6 +10,8 @@ import (
 
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/node/local"
+	"github.com/blockzero-net/bzd/training/backend"
+	"github.com/blockzero-net/bzd/training/cpu"
 	"github.com/blockzero-net/bzd/training/delta"
 )
 
@@ -21,12 +23,19 @@ type scoring struct {
 	cycle  uint64
 	beacon string
 	out    *string // of merge
-	n      *local.Network
-	p      *local.Phi
+
+	fallback string // of eval
+	host     *cpu.Backend
+	start    string
+	side     int // passes side by side
+	done     func() error
+
+	n *local.Network
+	p *local.Phi
 }
 
 func newScoring(env environment, name, text string) *scoring {
-	s := &scoring{common: newFlags(env, name, text).network()}
+	s := &scoring{common: newFlags(env, name, text).network(), done: func() error { return nil }}
 	s.set.StringVar(&s.from, "checkpoint", "", "checkpoint directory; empty means the network's genesis")
 	s.set.Var(&s.deltas, "delta", "delta `FILE`; repeatable, more may follow the flags")
 	s.set.Uint64Var(&s.cycle, "cycle", 0, "cycle: earlier cycles' samples are not drawn again")
@@ -54,16 +63,35 @@ func (s *scoring) open(args []string) ([]local.Submission, error) {
 			return nil, err
 		}
 	}
-	b, err := s.backend(1) // many forward passes side by side, each on one thread
+	if s.fallback != "" && s.fallback != "cpu" {
+		return nil, usageError("--fallback %q: only cpu", s.fallback)
+	}
+	var err error
+	if s.host, err = s.backend(1); err != nil { // many forward passes side by side, each on one thread
+		return nil, err
+	}
+	var b backend.Backend
+	b, s.done, err = s.hardware(1, false)
+	if s.fallsBack(err) {
+		b, err = s.host, nil
+	}
 	if err != nil {
 		return nil, err
 	}
-	var start string
-	if s.n, start, err = s.openNetwork(b, nil); err != nil {
+	if s.n, s.start, err = s.openNetwork(s.host, nil); err != nil {
 		return nil, err
 	}
-	if s.p, err = s.phi(b, s.n, s.from, start); err != nil {
+	s.p, err = s.phi(b, s.n, s.from, s.start)
+	if s.fallsBack(err) {
+		b = s.host
+		s.p, err = s.phi(b, s.n, s.from, s.start)
+	}
+	if err != nil {
 		return nil, err
+	}
+	s.side = s.workers()
+	if _, ok := b.(*cpu.Backend); !ok {
+		s.side = 1 // a card does one thing after another
 	}
 	var subs []local.Submission
 	for i, path := range s.deltas {
@@ -74,6 +102,15 @@ func (s *scoring) open(args []string) ([]local.Submission, error) {
 		subs = append(subs, sub)
 	}
 	return subs, nil
+}
+
+// fallsBack reports whether err is a card's and the CPU shall do its work, and says so. The result is the same.
+func (s *scoring) fallsBack(err error) bool {
+	if err == nil || s.fallback == "" || !cardFailed(err) {
+		return false
+	}
+	fmt.Fprintf(s.env.err, "bzd: going on with the CPU: %s\n", oneLine(err))
+	return true
 }
 
 // read decodes the i-th delta file. Bytes that are no valid delta for this checkpoint are an invalid submission with its
@@ -112,7 +149,14 @@ type result struct {
 
 // judge scores all submissions and pays them.
 func (s *scoring) judge(ctx context.Context, subs []local.Submission) ([]result, error) {
-	scored, err := s.n.Judge(ctx, s.p, s.cycle, local.Beacons(s.beacon, s.cycle), subs, s.workers())
+	scored, err := s.n.Judge(ctx, s.p, s.cycle, local.Beacons(s.beacon, s.cycle), subs, s.side)
+	if s.fallsBack(err) {
+		if s.p, err = s.phi(s.host, s.n, s.from, s.start); err != nil {
+			return nil, err
+		}
+		s.side = s.workers()
+		scored, err = s.n.Judge(ctx, s.p, s.cycle, local.Beacons(s.beacon, s.cycle), subs, s.side)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -134,12 +178,15 @@ func (s *scoring) print(results []result) {
 		float64(s.n.Genesis.Params.ConfidenceMilli)/1000)
 }
 
-func eval(ctx context.Context, env environment, args []string) error {
+func eval(ctx context.Context, env environment, args []string) (err error) {
 	s := newScoring(env, "eval", `Usage: bzd eval --delta FILE... [flags]
 
 Scores deltas by Proof-of-Loss: the paired change of the loss on held-out samples of the group's domain and of the
-canary, with its standard error, in integers.`)
+canary, with its standard error, in integers. A card computes the same to the bit.`)
+	s.device()
+	s.set.StringVar(&s.fallback, "fallback", "", "cpu: go on with the CPU if the card fails; empty means stop")
 	asJSON := s.set.Bool("json", false, "print the rows as JSON, in nano-nats")
+	defer func() { err = errors.Join(err, s.done()) }()
 	subs, err := s.open(args)
 	if err != nil {
 		return err

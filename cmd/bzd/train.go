@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -10,14 +11,15 @@ import (
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/node/local"
 	"github.com/blockzero-net/bzd/training"
+	"github.com/blockzero-net/bzd/training/backend"
 )
 
-func train(ctx context.Context, env environment, args []string) error {
+func train(ctx context.Context, env environment, args []string) (err error) {
 	c := newFlags(env, "train", `Usage: bzd train --group NAME --out DELTA [flags]
 
 Trains one expert group from a checkpoint and writes the update: a delta file, the plaintext that a network would seal.
 Only the group's experts and router rows move. Ctrl-C saves beside the output; the same command goes on and gives the
-same delta as if it had never stopped.`).network()
+same delta as if it had never stopped. On a card it multiplies in bfloat16, so that the delta is another than the CPU's.`).network().device()
 	o := local.DefaultTrain("", "miner", 0)
 	out := c.set.String("out", "", "delta `FILE` to write")
 	from := c.set.String("checkpoint", "", "checkpoint directory; empty means the network's genesis")
@@ -29,10 +31,16 @@ same delta as if it had never stopped.`).network()
 	c.set.IntVar(&o.Batch, "batch", o.Batch, "sequences per step")
 	c.set.IntVar(&o.Replay, "replay", o.Replay, "of them general text, so that it is not forgotten")
 	c.set.Float64Var(&o.LearningRate, "lr", o.LearningRate, "peak learning rate; falls to zero within the cycle")
+	plan := c.memoryPlan()
+	exact := c.set.Bool("exact", false, "on a card, compute as the CPU does, to the bit: the same delta, slower")
 	if err := c.parse(args, false); err != nil {
 		return err
 	}
-	if err := c.require("group", "out"); err != nil {
+	must := []string{"group", "out"}
+	if plan.show {
+		must = must[:1]
+	}
+	if err := c.require(must...); err != nil {
 		return err
 	}
 	switch {
@@ -53,18 +61,35 @@ same delta as if it had never stopped.`).network()
 			return err
 		}
 	}
-	b, err := c.backend(c.workers())
+	host, err := c.backend(c.workers())
 	if err != nil {
 		return err
 	}
-	n, start, err := c.openNetwork(b, func(g protocol.Genesis) []string { return trainDomains(g, o.Group) })
+	n, start, err := c.openNetwork(host, func(g protocol.Genesis) []string { return trainDomains(g, o.Group) })
 	if err != nil {
 		return err
 	}
 	if err := enoughTokens(n, o); err != nil {
 		return err
 	}
-	p, err := c.phi(b, n, *from, start)
+	if stop, err := plan.fit(c, cmp.Or(*from, start), &o, int(n.Genesis.Params.SequenceLength), *exact); stop || err != nil {
+		return err
+	}
+	b, done, err := c.hardware(c.workers(), !*exact)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	load := local.LoadPhi
+	if b.Name() != host.Name() { // a card: its memory is for what is trained
+		load = func(b backend.Backend, dir string) (*local.Phi, error) { return local.LoadToTrain(b, dir, o.Group) }
+		if !*exact {
+			o.Hardware = b.Name()
+		}
+	} else {
+		o.Micro, o.Recompute = 0, false
+	}
+	p, err := c.phiBy(load, b, n, *from, start)
 	if err != nil {
 		return err
 	}

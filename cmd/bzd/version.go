@@ -25,7 +25,10 @@ func version(_ context.Context, env environment, args []string) error {
 			}
 		}
 	}
-	fmt.Fprintf(env.out, "bzd %s\nrevision  %s\nplatform  %s/%s %s\nbackends  cpu, instruction sets %v; no cuda in this build\n",
+	fmt.Fprintf(env.out, "bzd %s\nrevision  %s\nplatform  %s/%s %s\nbackends  cpu, instruction sets %v\n",
 		v, revision, runtime.GOOS, runtime.GOARCH, runtime.Version(), cpu.Available())
+	for _, line := range cards() {
+		fmt.Fprintf(env.out, "          cuda, %s\n", line)
+	}
 	return nil
 }

@@ -47,6 +47,32 @@ func (s *Store) GC(ctx context.Context) (files int, err error) {
 	}
 }
 
+const (
+	tidyAfter = 8192 // entries written: about what a table of the lowest level holds
+	tidyFrom  = 8    // such tables: every lookup asks the filter of each
+)
+
+// tidy merges the tables of the tree once there are many. badger would have goroutines that look for that all the time;
+// here whoever writes the entry that makes it worth looking does the work, which takes milliseconds.
+func (s *Store) tidy() error {
+	if !s.gc.TryLock() { // GC does it too
+		return nil
+	}
+	defer s.gc.Unlock()
+	if s.db.Levels()[0].NumTables < tidyFrom {
+		return nil
+	}
+	return s.db.Flatten(1)
+}
+
+// wrote counts entries that were written, and tidies up now and then.
+func (s *Store) wrote(n int) error {
+	if before := s.written.Add(int64(n)) - int64(n); before/tidyAfter == (before+int64(n))/tidyAfter {
+		return nil
+	}
+	return s.tidy()
+}
+
 // flush writes the memtable to the tree, where compaction counts what was deleted. A memtable names thousands of blocks,
 // so without this deleted gigabytes would stay for days. badger does it as part of dropping a prefix.
 func (s *Store) flush() error {

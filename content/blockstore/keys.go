@@ -30,7 +30,11 @@ func (s *Store) AllKeysChanWithErr(ctx context.Context) (<-chan cid.Cid, func() 
 		defer close(out)
 		defer s.leave()
 		defer txn.Discard()
-		failed = explain(s.dir, send(ctx, txn, out))
+		err := send(ctx, txn, out)
+		if err == nil {
+			err = s.big.keys(ctx, out)
+		}
+		failed = explain(s.dir, err)
 	}()
 	return out, func() error { <-done; return failed }, nil
 }

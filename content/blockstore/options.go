@@ -18,8 +18,8 @@ type Options struct {
 	// a power cut. Without it a crash of the process loses nothing and a power cut may lose the last blocks; call
 	// [Store.Sync] before promising anybody to hold them.
 	SyncWrites bool
-	// VerifyReads hashes every block that is read, about 0.6 ms per MiB. Without it a block is only protected by badger's
-	// CRC-32C.
+	// VerifyReads hashes every block that is read, about 0.6 ms per MiB. Without it a block below 64 KiB is only protected
+	// by badger's CRC-32C; larger ones, which are files, are always hashed.
 	VerifyReads bool
 	// FileSize bounds one value log file, 4 MiB to 1 GiB; 0 means 256 MiB. Files are kept mapped and open, so small ones
 	// cost descriptors; deleted blocks give their space back file by file, so large ones cost disk.
@@ -56,7 +56,7 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// badger's options. An entry of the tree is a 34-byte key and a pointer, so 1 MiB of memtable names about 8000 blocks;
+// badger's options, for blocks below 64 KiB. An entry of the tree is a 34-byte key and a pointer, so 1 MiB of memtable names about 8000 blocks;
 // everything that holds more than keys is small or off.
 func (o Options) badger(dir string) badger.Options {
 	return badger.DefaultOptions(dir).
@@ -71,9 +71,9 @@ func (o Options) badger(dir string) badger.Options {
 		WithNumMemtables(2).           // waiting to be flushed, at most
 		WithBaseTableSize(1 << 20).
 		WithBaseLevelSize(4 << 20).
-		WithNumLevelZeroTables(2). // compact early: deletions are only counted then
-		WithNumLevelZeroTablesStall(6).
-		WithNumCompactors(2). // the least badger runs with
+		WithNumLevelZeroTables(2).
+		WithNumLevelZeroTablesStall(1 << 20). // tidy keeps them few; a write never waits
+		WithNumCompactors(0).                 // two at least would wake up twenty times a second each, for nothing
 		WithNumGoroutines(1).
 		WithValueThreshold(1 << 10). // blocks go to the value log, small records stay with their keys
 		WithValueLogFileSize(o.FileSize).

@@ -7,7 +7,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/dgraph-io/badger/v4"
 	boxo "github.com/ipfs/boxo/blockstore"
@@ -20,12 +22,15 @@ import (
 type Store struct {
 	dir  string
 	opts Options
-	db   *badger.DB
+	db   *badger.DB // blocks below largeBlock
+	big  *large     // the others
 
 	// writes is held for reading while a block is written, and for writing while a damaged block is taken out or the
 	// memtable is flushed, which badger cannot do beside writes.
 	writes sync.RWMutex
 	gc     sync.Mutex // one collection at a time
+
+	written atomic.Int64 // entries of db
 
 	life   sync.Mutex // guards closed and additions to users
 	closed bool
@@ -49,7 +54,15 @@ func Open(dir string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, explain(dir, err)
 	}
-	return &Store{dir: dir, opts: opts, db: db}, nil
+	big, err := openLarge(filepath.Join(dir, "large"))
+	if err != nil {
+		return nil, explain(dir, errors.Join(err, db.Close()))
+	}
+	s := &Store{dir: dir, opts: opts, db: db, big: big}
+	if err := s.tidy(); err != nil { // every restart leaves a table
+		return nil, explain(dir, errors.Join(err, db.Close()))
+	}
+	return s, nil
 }
 
 // Close waits for calls under way, flushes and closes. Channels of AllKeysChan must be drained or cancelled.
@@ -99,12 +112,12 @@ func digest(c cid.Cid) ([]byte, error) {
 
 // Check reports whether data is what c names and may be stored. Its error is [ErrBlock].
 func Check(c cid.Cid, data []byte) error {
+	if err := checkForm(c, data); err != nil {
+		return err
+	}
 	want, err := digest(c)
 	if err != nil {
 		return err
-	}
-	if len(data) > MaxBlock {
-		return fmt.Errorf("%w: %s: %d bytes, want at most %d", ErrBlock, c, len(data), MaxBlock)
 	}
 	if got := sha256.Sum256(data); !bytes.Equal(got[:], want) {
 		return fmt.Errorf("%w: %s: %d bytes of another hash", ErrBlock, c, len(data))
@@ -112,25 +125,41 @@ func Check(c cid.Cid, data []byte) error {
 	return nil
 }
 
+// checkForm is Check without the hash.
+func checkForm(c cid.Cid, data []byte) error {
+	if _, err := digest(c); err != nil {
+		return err
+	}
+	if len(data) > MaxBlock {
+		return fmt.Errorf("%w: %s: %d bytes, want at most %d", ErrBlock, c, len(data), MaxBlock)
+	}
+	return nil
+}
+
 // Has implements boxo's Blockstore. It looks at keys only: a block that the disk damaged is still there until it is read.
 func (s *Store) Has(_ context.Context, c cid.Cid) (bool, error) {
-	if _, err := digest(c); err != nil {
+	d, err := digest(c)
+	if err != nil {
 		return false, nil // such a block cannot have been stored
 	}
 	if err := s.enter(); err != nil {
 		return false, err
 	}
 	defer s.leave()
-	ok, err := s.has(c)
-	return ok, explain(s.dir, err)
+	n, err := s.size(c, d)
+	return n >= 0, explain(s.dir, err)
 }
 
-func (s *Store) has(c cid.Cid) (ok bool, err error) {
-	err = s.item(c, func(*badger.Item) error {
-		ok = true
+// size is the length of a block, -1 if it is not there.
+func (s *Store) size(c cid.Cid, digest []byte) (n int, err error) {
+	n = -1
+	if err := s.item(c, func(it *badger.Item) error {
+		n = size(it)
 		return nil
-	})
-	return ok, err
+	}); n >= 0 || err != nil {
+		return n, err
+	}
+	return s.big.size(digest)
 }
 
 // item calls fn with the entry of c, or not at all if there is none.
@@ -149,28 +178,31 @@ func (s *Store) item(c cid.Cid, fn func(*badger.Item) error) error {
 
 // GetSize returns the length of a block, or a "not found" error. Like Has it does not read the block.
 func (s *Store) GetSize(_ context.Context, c cid.Cid) (int, error) {
-	if _, err := digest(c); err != nil {
+	d, err := digest(c)
+	if err != nil {
 		return -1, notFound(c)
 	}
 	if err := s.enter(); err != nil {
 		return -1, err
 	}
 	defer s.leave()
-	n := -1
-	err := s.item(c, func(it *badger.Item) error {
-		n = size(it)
-		return nil
-	})
+	n, err := s.size(c, d)
 	if err == nil && n < 0 {
 		return -1, notFound(c)
 	}
 	return n, explain(s.dir, err)
 }
 
-// View calls fn with the bytes of a block, which it must neither change nor keep. fn runs inside a read transaction and
-// must be quick.
+// View calls fn with the bytes of a block, which it must neither change nor keep. fn may run inside a read transaction
+// and must be quick.
 func (s *Store) View(ctx context.Context, c cid.Cid, fn func([]byte) error) error {
-	if _, err := digest(c); err != nil {
+	return s.view(ctx, c, func(v []byte, _ bool) error { return fn(v) })
+}
+
+// view is View, and tells fn whether the bytes are its own.
+func (s *Store) view(ctx context.Context, c cid.Cid, fn func(v []byte, own bool) error) error {
+	d, err := digest(c)
+	if err != nil {
 		return notFound(c)
 	}
 	if err := ctx.Err(); err != nil {
@@ -183,22 +215,31 @@ func (s *Store) View(ctx context.Context, c cid.Cid, fn func([]byte) error) erro
 
 	var found, sound bool
 	var callback error
-	err := s.item(c, func(it *badger.Item) error {
+	err = s.item(c, func(it *badger.Item) error {
 		found = true
 		return it.Value(func(v []byte) error {
 			if sound = s.sound(c, it, v); sound {
-				callback = fn(v)
+				callback = fn(v, false)
 			}
 			return nil
 		})
 	})
+	if err == nil && !found {
+		var v []byte
+		if v, err = s.big.read(d); v != nil {
+			found = true
+			if sound = s.soundLarge(c, v); sound {
+				callback = fn(v, true)
+			}
+		}
+	}
 	switch {
 	case err != nil:
 		return explain(s.dir, err)
 	case !found:
 		return notFound(c)
 	case !sound:
-		if err := s.drop(c); err != nil {
+		if err := s.drop(c, d); err != nil {
 			return err
 		}
 		return fmt.Errorf("%w: %s: %w", ErrCorrupt, s.dir, notFound(c))
@@ -227,19 +268,33 @@ func (s *Store) sound(c cid.Cid, it *badger.Item, v []byte) bool {
 	return len(v) == size(it) && (!s.opts.VerifyReads || Check(c, v) == nil)
 }
 
+// soundLarge reports whether v is what was stored as a file. Files have no checksum but their name, so it is always
+// looked at.
+func (s *Store) soundLarge(c cid.Cid, v []byte) bool {
+	return len(v) >= largeBlock && Check(c, v) == nil
+}
+
 // drop deletes a block that is damaged, unless somebody has stored it anew.
-func (s *Store) drop(c cid.Cid) error {
+func (s *Store) drop(c cid.Cid, digest []byte) error {
 	s.writes.Lock()
 	defer s.writes.Unlock()
-	var sound bool
+	var found, sound bool
 	err := s.item(c, func(it *badger.Item) error {
+		found = true
 		return it.Value(func(v []byte) error {
 			sound = s.sound(c, it, v)
 			return nil
 		})
 	})
-	if err == nil && !sound {
+	switch {
+	case err != nil || sound:
+	case found:
 		err = s.db.Update(func(t *badger.Txn) error { return t.Delete(key(c)) })
+	default:
+		var v []byte
+		if v, err = s.big.read(digest); err == nil && !s.soundLarge(c, v) {
+			err = s.big.remove(digest)
+		}
 	}
 	return explain(s.dir, err)
 }
@@ -249,8 +304,10 @@ func (s *Store) drop(c cid.Cid) error {
 // [format.IsNotFound]: https://pkg.go.dev/github.com/ipfs/go-ipld-format#IsNotFound
 func (s *Store) Get(ctx context.Context, c cid.Cid) (blocks.Block, error) {
 	var data []byte
-	if err := s.View(ctx, c, func(v []byte) error {
-		data = bytes.Clone(v)
+	if err := s.view(ctx, c, func(v []byte, own bool) error {
+		if data = v; !own {
+			data = bytes.Clone(v)
+		}
 		return nil
 	}); err != nil {
 		return nil, err
@@ -269,11 +326,22 @@ func (s *Store) Put(ctx context.Context, b blocks.Block) error {
 // PutMany checks all blocks and stores those that are not there. The blocks are the caller's until it returns. It is not
 // atomic: after an error some may be stored, each of them whole.
 func (s *Store) PutMany(ctx context.Context, bs []blocks.Block) error {
+	for _, b := range bs {
+		if err := Check(b.Cid(), b.RawData()); err != nil {
+			return err
+		}
+	}
+	return s.PutHashed(ctx, bs)
+}
+
+// PutHashed is PutMany for blocks whose CIDs the caller has just computed from their bytes, as bitswap does with what it
+// receives: they are not hashed a second time.
+func (s *Store) PutHashed(ctx context.Context, bs []blocks.Block) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	for _, b := range bs {
-		if err := Check(b.Cid(), b.RawData()); err != nil {
+		if err := checkForm(b.Cid(), b.RawData()); err != nil {
 			return err
 		}
 	}
@@ -284,32 +352,57 @@ func (s *Store) PutMany(ctx context.Context, bs []blocks.Block) error {
 	s.writes.RLock()
 	defer s.writes.RUnlock()
 
-	var fresh []blocks.Block
+	var small, big []blocks.Block
 	var total uint64
 	for _, b := range bs {
-		ok, err := s.has(b.Cid())
+		d, err := digest(b.Cid())
 		if err != nil {
+			return err
+		}
+		n, err := s.size(b.Cid(), d)
+		switch size := len(b.RawData()); {
+		case err != nil:
 			return explain(s.dir, err)
+		case n >= 0:
+			continue
+		case size < largeBlock:
+			small = append(small, b)
+		default:
+			big = append(big, b)
 		}
-		if !ok {
-			fresh = append(fresh, b)
-			total += uint64(len(b.RawData()))
-		}
+		total += uint64(len(b.RawData()))
 	}
-	if len(fresh) == 0 {
+	if len(small)+len(big) == 0 {
 		return nil
 	}
 	if err := s.room(total); err != nil {
 		return err
 	}
-	batch := s.db.NewWriteBatch()
-	defer batch.Cancel()
-	for _, b := range fresh {
-		if err := batch.Set(key(b.Cid()), b.RawData()); err != nil {
+	if len(small) > 0 {
+		batch := s.db.NewWriteBatch()
+		defer batch.Cancel()
+		for _, b := range small {
+			if err := batch.Set(key(b.Cid()), b.RawData()); err != nil {
+				return explain(s.dir, err)
+			}
+		}
+		if err := batch.Flush(); err != nil {
+			return explain(s.dir, err)
+		}
+		if err := s.wrote(len(small)); err != nil {
 			return explain(s.dir, err)
 		}
 	}
-	return explain(s.dir, batch.Flush())
+	for _, b := range big {
+		d, err := digest(b.Cid())
+		if err == nil {
+			err = s.big.write(d, b.RawData(), s.opts.SyncWrites)
+		}
+		if err != nil {
+			return explain(s.dir, err)
+		}
+	}
+	return nil
 }
 
 // room fails if size more bytes would leave the disk less than the reserve.
@@ -325,9 +418,10 @@ func (s *Store) room(size uint64) error {
 	return nil
 }
 
-// DeleteBlock deletes a block; one that is not there is no error. The space comes back with [Store.GC].
+// DeleteBlock deletes a block; one that is not there is no error. The space of a small one comes back with [Store.GC].
 func (s *Store) DeleteBlock(_ context.Context, c cid.Cid) error {
-	if _, err := digest(c); err != nil {
+	d, err := digest(c)
+	if err != nil {
 		return nil
 	}
 	if err := s.enter(); err != nil {
@@ -336,9 +430,19 @@ func (s *Store) DeleteBlock(_ context.Context, c cid.Cid) error {
 	defer s.leave()
 	s.writes.RLock()
 	defer s.writes.RUnlock()
-	ok, err := s.has(c)
-	if err == nil && ok {
-		err = s.db.Update(func(t *badger.Txn) error { return t.Delete(key(c)) })
+	found := false
+	err = s.item(c, func(*badger.Item) error {
+		found = true
+		return nil
+	})
+	switch {
+	case err != nil:
+	case found:
+		if err = s.db.Update(func(t *badger.Txn) error { return t.Delete(key(c)) }); err == nil {
+			err = s.wrote(1)
+		}
+	default:
+		err = s.big.remove(d)
 	}
 	return explain(s.dir, err)
 }
@@ -349,5 +453,5 @@ func (s *Store) Sync() error {
 		return err
 	}
 	defer s.leave()
-	return explain(s.dir, s.db.Sync())
+	return explain(s.dir, errors.Join(s.big.sync(), s.db.Sync()))
 }

@@ -102,6 +102,33 @@ func TestRefuses(t *testing.T) {
 	}
 }
 
+// TestPutHashed: the hash is the caller's word; everything else is looked at, and a wrong word shows when it is read.
+func TestPutHashed(t *testing.T) {
+	s := open(t, t.TempDir(), DefaultOptions())
+	for _, size := range []int{3000, 100_000} {
+		good := blockstoretest.Block(uint64(size), size)
+		if err := s.PutHashed(t.Context(), []blocks.Block{good}); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.Get(t.Context(), good.Cid()); err != nil || !bytes.Equal(got.RawData(), good.RawData()) {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+		wrong, err := blocks.NewBlockWithCid(good.RawData()[1:], blockstoretest.Block(uint64(size)+1, size).Cid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.PutHashed(t.Context(), []blocks.Block{wrong}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Get(t.Context(), wrong.Cid()); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%d bytes of another hash: %v", size, err)
+		}
+	}
+	if err := s.PutHashed(t.Context(), []blocks.Block{blockstoretest.Block(1, MaxBlock+1)}); !errors.Is(err, ErrBlock) {
+		t.Errorf("too long: %v", err)
+	}
+}
+
 func TestLocked(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir, DefaultOptions())
@@ -175,20 +202,20 @@ func used(t *testing.T, dir string) (size int64) {
 	return size
 }
 
-// TestGC deletes three quarters of 32 MiB and wants the space back, and nothing else gone.
+// TestGC deletes three quarters of 30 MiB of small blocks and wants the space back, and nothing else gone.
 func TestGC(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir, Options{FileSize: 4 << 20, VerifyReads: true})
-	const n = 128
+	const n, size = 512, 60 << 10
 	for i := range n {
-		if err := s.Put(t.Context(), blockstoretest.Block(uint64(i), 256<<10)); err != nil {
+		if err := s.Put(t.Context(), blockstoretest.Block(uint64(i), size)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	before := used(t, dir)
 	for i := range n {
 		if i%4 != 0 {
-			if err := s.DeleteBlock(t.Context(), blockstoretest.Block(uint64(i), 256<<10).Cid()); err != nil {
+			if err := s.DeleteBlock(t.Context(), blockstoretest.Block(uint64(i), size).Cid()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -205,7 +232,7 @@ func TestGC(t *testing.T) {
 	check := func(s *Store) {
 		t.Helper()
 		for i := range n {
-			b := blockstoretest.Block(uint64(i), 256<<10)
+			b := blockstoretest.Block(uint64(i), size)
 			_, err := s.Get(t.Context(), b.Cid())
 			if i%4 != 0 && !format.IsNotFound(err) || i%4 == 0 && err != nil {
 				t.Errorf("block %d after GC: %v", i, err)
@@ -277,24 +304,34 @@ func TestGCBesideWriters(t *testing.T) {
 // copyDir copies the files of dir in an order that seed draws, as they are at that moment.
 func copyDir(t *testing.T, to, dir string, seed uint64) {
 	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
+	var names []string
+	if err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		name, _ := filepath.Rel(dir, path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err != nil:
+			return err
+		case e.IsDir():
+			return os.MkdirAll(filepath.Join(to, name), 0o755)
+		case e.Name() != "LOCK":
+			names = append(names, name)
+		}
+		return nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 	rng := rand.New(rand.NewPCG(seed, 1))
-	rng.Shuffle(len(entries), func(i, j int) { entries[i], entries[j] = entries[j], entries[i] })
-	for _, e := range entries {
-		if e.Name() == "LOCK" {
-			continue
-		}
-		data, err := os.ReadFile(filepath.Join(dir, e.Name()))
+	rng.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	for _, name := range names {
+		data, err := os.ReadFile(filepath.Join(dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(to, e.Name()), data, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(to, name), data, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

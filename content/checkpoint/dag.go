@@ -11,7 +11,6 @@ import (
 	chunk "github.com/ipfs/boxo/chunker"
 	"github.com/ipfs/boxo/ipld/unixfs/importer/balanced"
 	"github.com/ipfs/boxo/ipld/unixfs/importer/helpers"
-	unixfs "github.com/ipfs/boxo/ipld/unixfs/io"
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 	format "github.com/ipfs/go-ipld-format"
@@ -32,48 +31,52 @@ var cidBuilder = cid.V1Builder{Codec: cid.DagProtobuf, MhType: mh.SHA2_256}
 // docs/spec/checkpoint.md, and depends on nothing but the files' names and bytes. The directory must pass [OpenStrict].
 // Files are streamed, one chunk in memory at a time.
 func RootCID(dir string) (cid.Cid, error) {
-	return Blocks(dir, func(blocks.Block) error { return nil })
+	root, _, err := Blocks(dir, nil, nil)
+	return root, err
 }
 
-// Blocks builds the same DAG as [RootCID] and hands every block to emit, children before their parents, the root last.
-// A block that occurs twice in the DAG is handed out twice. emit may keep the block; it is called from one goroutine,
-// and its error ends the walk and is returned.
-func Blocks(dir string, emit func(blocks.Block) error) (cid.Cid, error) {
-	return buildDAG(osFS{}, dir, emit)
+// Blocks builds the same DAG as [RootCID], hands every block to emit, children before their parents, the root last, and
+// returns the directory's parts. A block that occurs twice in the DAG is handed out twice. emit may keep the block; it
+// is called from one goroutine, and its error ends the walk and is returned; nil takes the blocks of nobody.
+//
+// Files of known are believed to be what it says: they are not read, and their blocks are not handed out.
+func Blocks(dir string, known Parts, emit func(blocks.Block) error) (cid.Cid, Parts, error) {
+	return buildDAG(osFS{}, dir, known, emit)
 }
 
-func buildDAG(fsys fileSystem, dir string, emit func(blocks.Block) error) (cid.Cid, error) {
+func buildDAG(fsys fileSystem, dir string, known Parts, emit func(blocks.Block) error) (cid.Cid, Parts, error) {
 	c, err := OpenStrict(dir)
 	if err != nil {
-		return cid.Undef, err
+		return cid.Undef, nil, err
 	}
 	names := c.allNames()
 	if err := c.Close(); err != nil {
-		return cid.Undef, err
+		return cid.Undef, nil, err
 	}
-	sink := emitter{emit: emit}
-	// A plain directory node whatever its size, see MaxFiles.
-	root, err := unixfs.NewBasicDirectory(sink, unixfs.WithCidBuilder(cidBuilder))
-	if err != nil {
-		return cid.Undef, err
+	if emit == nil {
+		emit = func(blocks.Block) error { return nil }
 	}
+	parts := make(Parts, len(names))
 	for _, name := range names {
-		node, err := fileDAG(fsys, filepath.Join(dir, name), sink)
+		if p, ok := known[name]; ok {
+			parts[name] = p
+			continue
+		}
+		node, err := fileDAG(fsys, filepath.Join(dir, name), emitter{emit: emit})
 		if err != nil {
-			return cid.Undef, fmt.Errorf("compute the CID of %s: %w", filepath.Join(dir, name), err)
+			return cid.Undef, nil, fmt.Errorf("compute the CID of %s: %w", filepath.Join(dir, name), err)
 		}
-		if err := root.AddChild(context.Background(), name, node); err != nil {
-			return cid.Undef, err
+		size, err := node.Size()
+		if err != nil {
+			return cid.Undef, nil, err
 		}
+		parts[name] = Part{node.Cid(), size}
 	}
-	node, err := root.GetNode()
+	root, err := parts.root()
 	if err != nil {
-		return cid.Undef, err
+		return cid.Undef, nil, err
 	}
-	if err := emit(node); err != nil {
-		return cid.Undef, err
-	}
-	return node.Cid(), nil
+	return root.Cid(), parts, emit(root)
 }
 
 // allNames lists every file of the checkpoint, sorted.

@@ -88,7 +88,7 @@ func TestBlocks(t *testing.T) {
 
 	store := make(map[cid.Cid]blocks.Block)
 	var last cid.Cid
-	root, err := Blocks(dir, func(b blocks.Block) error {
+	root, _, err := Blocks(dir, nil, func(b blocks.Block) error {
 		p := b.Cid().Prefix()
 		if p.Version != 1 || p.MhType != mh.SHA2_256 || p.MhLength != 32 || p.Codec != cid.Raw && p.Codec != cid.DagProtobuf {
 			t.Errorf("%s has prefix %+v", b.Cid(), p)
@@ -151,7 +151,7 @@ func TestBlocks(t *testing.T) {
 	stop := errors.New("stop")
 	for n := 0; ; n++ {
 		left := n
-		_, err := Blocks(dir, func(blocks.Block) error {
+		_, _, err := Blocks(dir, nil, func(blocks.Block) error {
 			if left--; left < 0 {
 				return stop
 			}

@@ -21,6 +21,8 @@ type fileSystem interface {
 	// SyncDir makes the names in a directory durable.
 	SyncDir(name string) error
 	Rename(from, to string) error
+	// Link gives a file a second name, which must not exist.
+	Link(from, to string) error
 	// Remove removes an empty directory.
 	Remove(name string) error
 	RemoveAll(name string) error
@@ -39,6 +41,7 @@ func (osFS) Lstat(name string) (fs.FileInfo, error)     { return os.Lstat(name) 
 func (osFS) ReadDir(name string) ([]fs.DirEntry, error) { return os.ReadDir(name) }
 func (osFS) Open(name string) (io.ReadCloser, error)    { return os.Open(name) }
 func (osFS) Rename(from, to string) error               { return os.Rename(from, to) }
+func (osFS) Link(from, to string) error                 { return os.Link(from, to) }
 func (osFS) Remove(name string) error                   { return os.Remove(name) }
 func (osFS) RemoveAll(name string) error                { return os.RemoveAll(name) }
 

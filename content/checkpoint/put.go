@@ -42,27 +42,27 @@ func RemovePartials(parent string) ([]string, error) {
 	return removed, nil
 }
 
-// put makes dir hold exactly the given files, all or nothing, and returns the CID. If want is defined, the CID must be
-// want.
-func put(fsys fileSystem, dir string, entries []entry, want cid.Cid) (_ cid.Cid, err error) {
+// put makes dir hold exactly the given files, all or nothing, and returns the CID and the parts. If want is defined, the
+// CID must be want.
+func put(fsys fileSystem, dir string, entries []entry, want cid.Cid, emit func(blocks.Block) error) (_ cid.Cid, _ Parts, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
-		return cid.Undef, err
+		return cid.Undef, nil, err
 	}
 	parent, base := filepath.Split(dir)
 	if base == "" || strings.Contains(base, partialMark) {
-		return cid.Undef, fmt.Errorf("%w: %s cannot be the name of a checkpoint", ErrExists, dir)
+		return cid.Undef, nil, fmt.Errorf("%w: %s cannot be the name of a checkpoint", ErrExists, dir)
 	}
 	state, err := inspect(fsys, dir)
 	if err != nil {
-		return cid.Undef, fmt.Errorf("write checkpoint %s: %w", dir, err)
+		return cid.Undef, nil, fmt.Errorf("write checkpoint %s: %w", dir, err)
 	}
 	if state == full {
-		return unchanged(fsys, dir, entries)
+		return unchanged(fsys, dir, entries, emit)
 	}
 
 	tmp, err := fsys.MkdirTemp(parent, base+partialMark+"*")
 	if err != nil {
-		return cid.Undef, explain(dir, dir, err)
+		return cid.Undef, nil, explain(dir, dir, err)
 	}
 	defer func() {
 		if err == nil {
@@ -72,39 +72,46 @@ func put(fsys fileSystem, dir string, entries []entry, want cid.Cid) (_ cid.Cid,
 			err = errors.Join(err, fmt.Errorf("remove %s by hand: %w", tmp, left))
 		}
 	}()
+	known := make(Parts)
 	for _, e := range entries {
+		if e.known.CID.Defined() {
+			known[e.name] = e.known
+			if fsys.Link(e.from, filepath.Join(tmp, e.name)) == nil {
+				continue // else the disk cannot, or another one holds it
+			}
+		}
 		if err := putFile(fsys, filepath.Join(tmp, e.name), e); err != nil {
-			return cid.Undef, explain(dir, e.name, err)
+			return cid.Undef, nil, explain(dir, e.name, err)
 		}
 	}
 	if err := fsys.SyncDir(tmp); err != nil {
-		return cid.Undef, explain(dir, tmp, err)
+		return cid.Undef, nil, explain(dir, tmp, err)
 	}
 	// The CID is computed from the disk: what is announced is what was written, and it opens.
-	root, err := buildDAG(fsys, tmp, func(blocks.Block) error { return nil })
+	root, parts, err := buildDAG(fsys, tmp, known, emit)
 	if err != nil {
-		return cid.Undef, fmt.Errorf("write checkpoint %s: read back: %w", dir, err)
+		return cid.Undef, nil, fmt.Errorf("write checkpoint %s: read back: %w", dir, err)
 	}
 	if want.Defined() && root != want {
-		return cid.Undef, fmt.Errorf("write checkpoint %s: the copy has CID %s, want %s; the source changed, or a disk fails",
+		return cid.Undef, nil, fmt.Errorf("write checkpoint %s: the copy has CID %s, want %s; the source changed, or a disk fails",
 			dir, root, want)
 	}
 	if state == empty {
 		if err := fsys.Remove(dir); err != nil {
-			return cid.Undef, explain(dir, dir, err)
+			return cid.Undef, nil, explain(dir, dir, err)
 		}
 	}
 	if err := fsys.Rename(tmp, dir); err != nil {
-		return cid.Undef, explain(dir, dir, err)
+		return cid.Undef, nil, explain(dir, dir, err)
 	}
 	if err := fsys.SyncDir(parent); err != nil {
 		// The name may not survive a crash. Take it back whole, so that dir never holds half a checkpoint.
 		if back := fsys.Rename(dir, tmp); back != nil {
-			return cid.Undef, errors.Join(explain(dir, parent, err), back)
+			return cid.Undef, nil, errors.Join(explain(dir, parent, err), back)
 		}
-		return cid.Undef, explain(dir, parent, err)
+		return cid.Undef, nil, explain(dir, parent, err)
 	}
-	return root, nil
+	return root, parts, nil
 }
 
 func putFile(fsys fileSystem, path string, e entry) error {
@@ -159,14 +166,15 @@ func inspect(fsys fileSystem, dir string) (targetState, error) {
 	return full, nil
 }
 
-// unchanged returns the CID of the checkpoint in dir if it has exactly the given files, and ErrExists if it differs.
-func unchanged(fsys fileSystem, dir string, entries []entry) (cid.Cid, error) {
-	refuse := func(format string, args ...any) (cid.Cid, error) {
-		return cid.Undef, fmt.Errorf("write checkpoint %s: %w: "+format, append([]any{dir, ErrExists}, args...)...)
+// unchanged returns the CID and parts of the checkpoint in dir if it has exactly the given files, and ErrExists if it
+// differs.
+func unchanged(fsys fileSystem, dir string, entries []entry, emit func(blocks.Block) error) (cid.Cid, Parts, error) {
+	refuse := func(format string, args ...any) (cid.Cid, Parts, error) {
+		return cid.Undef, nil, fmt.Errorf("write checkpoint %s: %w: "+format, append([]any{dir, ErrExists}, args...)...)
 	}
 	have, err := fsys.ReadDir(dir)
 	if err != nil {
-		return cid.Undef, fmt.Errorf("write checkpoint %s: %w", dir, err)
+		return cid.Undef, nil, fmt.Errorf("write checkpoint %s: %w", dir, err)
 	}
 	names := make(map[string]bool, len(have))
 	for _, e := range have {
@@ -187,13 +195,13 @@ func unchanged(fsys fileSystem, dir string, entries []entry) (cid.Cid, error) {
 	for _, e := range entries {
 		same, err := sameFile(fsys, filepath.Join(dir, e.name), e)
 		if err != nil {
-			return cid.Undef, fmt.Errorf("write checkpoint %s: compare %s: %w", dir, e.name, err)
+			return cid.Undef, nil, fmt.Errorf("write checkpoint %s: compare %s: %w", dir, e.name, err)
 		}
 		if !same {
 			return refuse("it holds another %s; choose another directory or empty this one", e.name)
 		}
 	}
-	return buildDAG(fsys, dir, func(blocks.Block) error { return nil })
+	return buildDAG(fsys, dir, nil, emit)
 }
 
 var errDiffers = errors.New("files differ")

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 
 	"github.com/blockzero-net/bzd/content/checkpoint/safetensors"
@@ -31,6 +32,9 @@ type File struct {
 	Name    string // one path element that ends in ".safetensors", e.g. "router.safetensors"
 	Tensors []Tensor
 	From    string // path of a tensor file, instead of Tensors: files that did not change keep their CID at no cost
+	// Known is the part that From is in a checkpoint that was verified. The file is linked rather than copied where the
+	// disk can do that, and neither read nor handed out again.
+	Known Part
 }
 
 // Contents is a checkpoint to be written. Write generates the index.
@@ -43,6 +47,8 @@ type Contents struct {
 type entry struct {
 	name  string
 	write func(w io.Writer) error
+	from  string // of a known file: where it lies
+	known Part
 }
 
 // Write writes c as the checkpoint directory dir, whose parent must exist, and returns its CID. It is all or nothing: a
@@ -52,14 +58,22 @@ type entry struct {
 // A dir that already holds exactly this checkpoint is left alone. One that holds anything else is [ErrExists]. Contents
 // that cannot be a checkpoint are [ErrContents], values that BF16 cannot hold [ErrNotExact], NaN and infinite weights
 // [ErrNotFinite] (values of files copied with From are not looked at).
-func Write(dir string, c Contents) (cid.Cid, error) { return write(osFS{}, dir, c) }
+func Write(dir string, c Contents) (cid.Cid, error) {
+	root, _, err := WriteBlocks(dir, c, nil)
+	return root, err
+}
 
-func write(fsys fileSystem, dir string, c Contents) (cid.Cid, error) {
+// WriteBlocks is [Write], and hands out the blocks of what it wrote as [Blocks] does, for all files but the known ones.
+func WriteBlocks(dir string, c Contents, emit func(blocks.Block) error) (cid.Cid, Parts, error) {
+	return write(osFS{}, dir, c, emit)
+}
+
+func write(fsys fileSystem, dir string, c Contents, emit func(blocks.Block) error) (cid.Cid, Parts, error) {
 	entries, err := c.entries(fsys)
 	if err != nil {
-		return cid.Undef, err
+		return cid.Undef, nil, err
 	}
-	return put(fsys, dir, entries, cid.Undef)
+	return put(fsys, dir, entries, cid.Undef, emit)
 }
 
 // Copy copies the checkpoint in src, which must pass [OpenStrict], to dst, byte for byte and under the same rules as
@@ -83,7 +97,8 @@ func copyDir(fsys fileSystem, dst, src string) (cid.Cid, error) {
 	for _, name := range names {
 		entries = append(entries, fileEntry(fsys, name, filepath.Join(src, name)))
 	}
-	return put(fsys, dst, entries, want)
+	root, _, err := put(fsys, dst, entries, want, nil)
+	return root, err
 }
 
 // entries checks c, lists every fault, and returns the files in the order of their names.
@@ -108,10 +123,7 @@ func (c Contents) entries(fsys fileSystem) ([]entry, error) {
 		case filepath.Ext(name) == ".json" && !json.Valid(data):
 			fault("%s is not valid JSON", name)
 		}
-		entries = append(entries, entry{name, func(w io.Writer) error {
-			_, err := w.Write(data)
-			return err
-		}})
+		entries = append(entries, bytesEntry(name, data))
 	}
 	if len(c.Files) > MaxFiles {
 		fault("%d tensor files, want at most %d", len(c.Files), MaxFiles)
@@ -150,7 +162,11 @@ func (c Contents) entries(fsys fileSystem) ([]entry, error) {
 			if len(tensors) == 0 {
 				fault("%s holds no tensor", f.From)
 			}
-			entries = append(entries, fileEntry(fsys, f.Name, f.From))
+			e := fileEntry(fsys, f.Name, f.From)
+			if f.Known.CID.Defined() {
+				e.from, e.known = f.From, f.Known
+			}
+			entries = append(entries, e)
 		default:
 			for i := range f.Tensors {
 				if err := f.Tensors[i].Check(); err != nil {
@@ -177,10 +193,7 @@ func (c Contents) entries(fsys fileSystem) ([]entry, error) {
 	if len(data) > MaxIndex {
 		return nil, fmt.Errorf("%w: the index has %d bytes, want at most %d", ErrContents, len(data), MaxIndex)
 	}
-	entries = append(entries, entry{IndexName, func(w io.Writer) error {
-		_, err := w.Write(data)
-		return err
-	}})
+	entries = append(entries, bytesEntry(IndexName, data))
 	slices.SortFunc(entries, func(a, b entry) int { return strings.Compare(a.name, b.name) })
 	return entries, nil
 }
@@ -199,8 +212,15 @@ func peek(path string) ([]safetensors.Info, error) {
 	return f.Tensors(), f.Close()
 }
 
+func bytesEntry(name string, data []byte) entry {
+	return entry{name: name, write: func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	}}
+}
+
 func tensorEntry(f File) entry {
-	return entry{f.Name, func(w io.Writer) error {
+	return entry{name: f.Name, write: func(w io.Writer) error {
 		for _, t := range f.Tensors {
 			if i := safetensors.FirstNotFinite(t.Data); i >= 0 {
 				return &NotFiniteError{File: f.Name, Tensor: t.Name, Index: int64(i), Value: t.Data[i]}
@@ -211,7 +231,7 @@ func tensorEntry(f File) entry {
 }
 
 func fileEntry(fsys fileSystem, name, path string) entry {
-	return entry{name, func(w io.Writer) error {
+	return entry{name: name, write: func(w io.Writer) error {
 		f, err := fsys.Open(path)
 		if err != nil {
 			return err

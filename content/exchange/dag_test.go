@@ -182,7 +182,7 @@ func TestMaterialize(t *testing.T) {
 	}
 	// A block is missing: nothing appears, and after it has come everything does.
 	var leaves []cid.Cid
-	_, err = checkpoint.Blocks(src, func(b blocks.Block) error {
+	_, _, err = checkpoint.Blocks(src, nil, func(b blocks.Block) error {
 		leaves = append(leaves, b.Cid())
 		return nil
 	})
@@ -404,4 +404,50 @@ func FuzzRecordLinks(f *testing.F) {
 			t.Errorf("%d links of %d bytes", len(links), len(data))
 		}
 	})
+}
+
+// TestMaterializeFrom: files that a verified directory has are linked, so their blocks are not even asked for; all others
+// come from blocks; and a base that has nothing in common, or lies, changes nothing about the result.
+func TestMaterializeFrom(t *testing.T) {
+	before, was := writeCheckpoint(t, 2)
+	after, root := writeCheckpoint(t, 3)
+	_, parts, err := checkpoint.Blocks(before, nil, nil)
+	must(t, err)
+	_, next, err := checkpoint.Blocks(after, nil, nil)
+	must(t, err)
+	store := newStore(t, blockstore.DefaultOptions())
+	_, _, err = checkpoint.Blocks(after, next.Same(parts), func(b blocks.Block) error { return store.PutMany(t.Context(), []blocks.Block{b}) })
+	must(t, err)
+	parent := t.TempDir()
+	dir := filepath.Join(parent, "phi")
+	if _, err := Materialize(t.Context(), store, root, dir, 1<<30); !format.IsNotFound(err) {
+		t.Fatalf("without a base the hub's blocks are missing: %v", err)
+	}
+	for name, base := range map[string]Base{
+		"no such file": {Dir: t.TempDir(), Parts: parts}, "other parts": {Dir: before, Parts: checkpoint.Parts{"hub-00001.safetensors": {CID: was, Size: 1}}},
+	} {
+		if _, err := MaterializeFrom(t.Context(), store, root, dir, 1<<30, base); !format.IsNotFound(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := MaterializeFrom(t.Context(), store, root, dir, 1<<30, Base{Dir: before, Parts: parts}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := checkpoint.RootCID(dir); err != nil || got != root || !maps.Equal(tree(t, dir), tree(t, after)) {
+		t.Errorf("made %s, %v, want %s", got, err, root)
+	}
+	for name := range next {
+		a, err := os.Stat(filepath.Join(dir, name))
+		must(t, err)
+		b, err := os.Stat(filepath.Join(before, name))
+		must(t, err)
+		if linked := next[name] == parts[name]; os.SameFile(a, b) != linked {
+			t.Errorf("%s: linked %t, want %t", name, !linked, linked)
+		}
+	}
+	// A base that was changed behind our back: what is linked is believed, but what does not open is refused.
+	must(t, os.Truncate(filepath.Join(before, "hub-00001.safetensors"), 100))
+	if _, err := MaterializeFrom(t.Context(), store, root, filepath.Join(parent, "torn"), 1<<30, Base{Dir: before, Parts: parts}); !errors.Is(err, checkpoint.ErrFormat) {
+		t.Errorf("a torn base: %v", err)
+	}
 }

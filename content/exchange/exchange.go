@@ -10,6 +10,7 @@ import (
 	boxo "github.com/ipfs/boxo/blockstore"
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
+	format "github.com/ipfs/go-ipld-format"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/routing"
@@ -111,8 +112,34 @@ func (e *Exchange) PutMany(ctx context.Context, bs []blocks.Block) error {
 	return e.swap.NotifyNewBlocks(ctx, bs...)
 }
 
+// hashedPutter is a store that can be spared hashing blocks a second time.
+type hashedPutter interface {
+	PutHashed(context.Context, []blocks.Block) error
+}
+
+// PutHashed is PutMany for blocks whose CIDs were just computed from their bytes.
+func (e *Exchange) PutHashed(ctx context.Context, bs []blocks.Block) error {
+	put := e.store.PutMany
+	if s, ok := e.store.(hashedPutter); ok {
+		put = s.PutHashed
+	}
+	if e.ctx.Err() != nil {
+		return ErrClosed
+	}
+	if err := put(ctx, bs); err != nil {
+		return err
+	}
+	return e.swap.NotifyNewBlocks(ctx, bs...)
+}
+
 // Get returns a block from the store, or fetches it.
 func (e *Exchange) Get(ctx context.Context, c cid.Cid) (blocks.Block, error) {
+	if e.ctx.Err() != nil {
+		return nil, ErrClosed
+	}
+	if b, err := e.store.Get(ctx, c); !format.IsNotFound(err) {
+		return b, err
+	}
 	w, err := e.walk(ctx, Bounds{MaxBytes: MaxBlock, MaxBlocks: 1}, nil)
 	if err != nil {
 		return nil, err

@@ -32,7 +32,19 @@ const maxFileDepth = 4
 // removes. What it writes opens as a checkpoint and has the CID root; anything else is [ErrContent], or
 // [checkpoint.ErrFormat] where the files are at fault, and more than limit bytes are [ErrBounds]. A dir that is the
 // checkpoint already is left alone, one that holds anything else is [checkpoint.ErrExists].
-func Materialize(ctx context.Context, store Getter, root cid.Cid, dir string, limit uint64) (_ uint64, err error) {
+func Materialize(ctx context.Context, store Getter, root cid.Cid, dir string, limit uint64) (uint64, error) {
+	return MaterializeFrom(ctx, store, root, dir, limit, Base{})
+}
+
+// Base is a checkpoint directory that was verified, and its parts.
+type Base struct {
+	Dir   string
+	Parts checkpoint.Parts
+}
+
+// MaterializeFrom is [Materialize], and takes the files that the checkpoint has in common with base from there: they are
+// linked where the disk can do that, and neither read, written nor hashed.
+func MaterializeFrom(ctx context.Context, store Getter, root cid.Cid, dir string, limit uint64, base Base) (_ uint64, err error) {
 	if err := checkLink(root, protocol.DagPB); err != nil {
 		return 0, err
 	}
@@ -55,8 +67,8 @@ func Materialize(ctx context.Context, store Getter, root cid.Cid, dir string, li
 		}
 		return 0, nil
 	}
-	parent, base := filepath.Split(dir)
-	tmp, err := os.MkdirTemp(parent, base+".partial-*")
+	parent, name := filepath.Split(dir)
+	tmp, err := os.MkdirTemp(parent, name+".partial-*")
 	if err != nil {
 		return 0, explain(err)
 	}
@@ -68,14 +80,14 @@ func Materialize(ctx context.Context, store Getter, root cid.Cid, dir string, li
 	if err := os.Chmod(tmp, 0o755); err != nil {
 		return 0, explain(err)
 	}
-	w := &writer{ctx: ctx, store: store, left: limit}
+	w := &writer{ctx: ctx, store: store, left: limit, base: base, linked: checkpoint.Parts{}}
 	if err := w.directory(root, tmp); err != nil {
 		return 0, explain(err)
 	}
 	if err := syncDir(tmp); err != nil {
 		return 0, explain(err)
 	}
-	have, err := checkpoint.RootCID(tmp)
+	have, _, err := checkpoint.Blocks(tmp, w.linked, nil)
 	if err != nil {
 		return 0, explain(err)
 	}
@@ -125,6 +137,9 @@ type writer struct {
 	ctx   context.Context
 	store Getter
 	left  uint64 // bytes that may still be written
+
+	base   Base
+	linked checkpoint.Parts // what was taken from base
 }
 
 // node reads and parses a dag-pb block.
@@ -164,6 +179,11 @@ func (w *writer) directory(root cid.Cid, tmp string) (err error) {
 		}
 		if err := checkLink(l.Cid, protocol.DagPB, protocol.Raw); err != nil {
 			return fmt.Errorf("%s: %w", l.Name, err)
+		}
+		part := checkpoint.Part{CID: l.Cid, Size: l.Size}
+		if have, ok := w.base.Parts[l.Name]; ok && have == part && os.Link(filepath.Join(w.base.Dir, l.Name), filepath.Join(tmp, l.Name)) == nil {
+			w.linked[l.Name] = part
+			continue
 		}
 		if err := w.file(dir, l.Name, l.Cid); err != nil {
 			return fmt.Errorf("%s: %w", l.Name, err)

@@ -17,41 +17,55 @@ type Putter interface {
 	PutMany(context.Context, []blocks.Block) error
 }
 
-// publisher stores blocks in batches, in the order they come.
-type publisher struct {
+// Publisher stores blocks in batches, in the order they come, such as those of [checkpoint.WriteBlocks]. It is for one
+// goroutine.
+type Publisher struct {
 	ctx   context.Context
 	store Putter
-	batch []blocks.Block
-	held  int    // bytes of batch
-	total uint64 // bytes stored or held
+	// hashed: the blocks come from where their CIDs are computed.
+	hashed bool
+	batch  []blocks.Block
+	held   int    // bytes of batch
+	total  uint64 // bytes stored or held
 }
 
-func (p *publisher) add(b blocks.Block) error {
+// NewPublisher returns a publisher that stores until ctx ends. Its blocks must have their CIDs computed from their bytes,
+// as those of a checkpoint's DAG have.
+func NewPublisher(ctx context.Context, store Putter) *Publisher {
+	return &Publisher{ctx: ctx, store: store, hashed: true}
+}
+
+// Add takes a block, which the publisher keeps until it is stored.
+func (p *Publisher) Add(b blocks.Block) error {
 	p.batch = append(p.batch, b)
 	p.held += len(b.RawData())
 	p.total += uint64(len(b.RawData()))
 	if p.held < putBatch && len(p.batch) < 1024 {
 		return nil
 	}
-	return p.flush()
+	return p.Flush()
 }
 
-func (p *publisher) flush() error {
+// Flush stores what was added and is not stored yet.
+func (p *Publisher) Flush() error {
 	if err := p.ctx.Err(); err != nil {
 		return err
 	}
 	batch := p.batch
 	p.batch, p.held = nil, 0
+	if s, ok := p.store.(hashedPutter); ok && p.hashed {
+		return s.PutHashed(p.ctx, batch)
+	}
 	return p.store.PutMany(p.ctx, batch)
 }
 
 // Publish puts the blocks of the checkpoint in dir into a store, children before parents, and returns its CID and the
 // bytes of its blocks.
 func Publish(ctx context.Context, store Putter, dir string) (cid.Cid, uint64, error) {
-	p := &publisher{ctx: ctx, store: store}
-	root, err := checkpoint.Blocks(dir, p.add)
+	p := NewPublisher(ctx, store)
+	root, _, err := checkpoint.Blocks(dir, nil, p.Add)
 	if err == nil {
-		err = p.flush()
+		err = p.Flush()
 	}
 	if err != nil {
 		return cid.Undef, 0, fmt.Errorf("publish %s: %w", dir, err)
@@ -70,7 +84,7 @@ func PublishDataset(ctx context.Context, store Putter, record []byte, pieces ite
 	for _, c := range links {
 		want.Add(c)
 	}
-	p := &publisher{ctx: ctx, store: store}
+	p := &Publisher{ctx: ctx, store: store}
 	for c, data := range pieces {
 		if !want.Has(c) {
 			return cid.Undef, 0, fmt.Errorf("publish a dataset: %w: the record does not link to piece %s", ErrContent, c)
@@ -78,7 +92,7 @@ func PublishDataset(ctx context.Context, store Putter, record []byte, pieces ite
 		want.Remove(c)
 		b, err := blocks.NewBlockWithCid(data, c)
 		if err == nil {
-			err = p.add(b)
+			err = p.Add(b)
 		}
 		if err != nil {
 			return cid.Undef, 0, fmt.Errorf("publish a dataset: %w", err)
@@ -90,10 +104,10 @@ func PublishDataset(ctx context.Context, store Putter, record []byte, pieces ite
 	root := protocol.LinkTo(protocol.DagCBOR, record).Cid()
 	b, err := blocks.NewBlockWithCid(record, root)
 	if err == nil {
-		err = p.add(b)
+		err = p.Add(b)
 	}
 	if err == nil {
-		err = p.flush()
+		err = p.Flush()
 	}
 	if err != nil {
 		return cid.Undef, 0, fmt.Errorf("publish a dataset: %w", err)

@@ -253,7 +253,8 @@ func (p *batch) put(w *walk) error {
 	bs := p.blocks
 	p.blocks, p.size = nil, 0
 	// Also when the fetch has ended: what has come need not come again.
-	if err := w.e.PutMany(context.WithoutCancel(w.ctx), bs); err != nil {
+	// bitswap has made every CID from the bytes that came, and receive takes only those that were asked for.
+	if err := w.e.PutHashed(context.WithoutCancel(w.ctx), bs); err != nil {
 		return err
 	}
 	w.report(w.done)

@@ -90,7 +90,7 @@ func publish(t *testing.T, store *blockstore.Store) (root cid.Cid, weights []byt
 			Tensors: []checkpoint.Tensor{{Name: "hub", DType: checkpoint.F32, Shape: []int64{700_000}, Data: data}}}},
 	})
 	must(t, err)
-	root, err = checkpoint.Blocks(dir, func(b blocks.Block) error {
+	root, _, err = checkpoint.Blocks(dir, nil, func(b blocks.Block) error {
 		if b.Cid().Prefix().Codec == cid.Raw && len(b.RawData()) > 100_000 {
 			weights = append(weights, b.RawData()...)
 		}

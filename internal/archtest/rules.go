@@ -105,6 +105,18 @@ func Rules() []Rule {
 			check:  checkDoc,
 		},
 		{
+			Name:   "state",
+			Reason: "a process may hold a whole network; what a package keeps in variables all its nodes would share, and nodes share nothing but sockets",
+			Remedy: "keep it in a value that the composition root makes and hands down; a package variable may be an error, a table, a pattern, an embedded file or sync.OnceValue of one",
+			check:  checkState,
+		},
+		{
+			Name:   "handed",
+			Reason: "a node that is handed an object that another has too could talk to it without a socket, and would not work on a machine of its own",
+			Remedy: "hand it addresses, directories and keys, and let it open what it needs itself",
+			check:  checkHanded,
+		},
+		{
 			Name:   "init",
 			Reason: "an init function runs in every program that links the package, in an order nobody sees",
 			Remedy: "call a constructor from the composition root, or give a variable its value; CPU feature detection may stay in cpufeatures*.go",

@@ -1,6 +1,7 @@
 package devnet
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
@@ -34,12 +35,17 @@ type Options struct {
 	Faults             map[Fault]int
 	ISA                string
 	Workers            int
+	Gateway            string  // address of the HTTP gateway; empty: a free port of 127.0.0.1
 	Headroom           float64 // how many times what the work takes here the phases get; 0 means 2.5
 	Now                func() time.Time
+	// Profile is a file for the CPU profile of the run, for go tool pprof; empty: none.
+	Profile string
 
 	Event func(name string, e node.Event) // called from many goroutines. May be nil
 	Done  func(Cycle)                     // after every cycle, in order. May be nil
-	Log   func(format string, a ...any)   // set-up, in words. May be nil
+	// Chain is called once the chain runs, with the time of its first block and the time between two. May be nil.
+	Chain func(genesis time.Time, period time.Duration)
+	Log   func(format string, a ...any) // set-up, in words. May be nil
 	// Serve is called at the end, while the gateway still answers; the network stops when it returns. May be nil.
 	Serve func(Result)
 }
@@ -166,6 +172,8 @@ func Run(ctx context.Context, o Options) (Result, error) {
 		return Result{}, err
 	}
 	start := o.Now()
+	profile := startProfile()
+	defer profile.stop()
 	w := &network{Options: o}
 	var err error
 	if w.backend, err = cpu.New(cpu.Options{Threads: 1, ISA: cpu.ISA(o.ISA)}); err != nil {
@@ -189,6 +197,9 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	r := w.report.result()
 	r.Gateway = w.seed.node.Gateway()
 	r.Seconds = o.Now().Sub(start).Seconds()
+	if r.Cost, err = profile.cost(o.Profile); err != nil {
+		return Result{}, err
+	}
 	if o.Serve != nil {
 		o.Serve(r)
 	}
@@ -276,7 +287,7 @@ func (w *network) openNode(m *member, bootstrap []string) (err error) {
 		Behaviour: m.behaviour, Now: w.Now, Events: func(e node.Event) { w.report.event(m, e) },
 	}
 	if m == w.seed {
-		c.Gateway = "127.0.0.1:0"
+		c.Gateway = cmp.Or(w.Gateway, "127.0.0.1:0")
 	}
 	m.node, err = node.New(c)
 	if err != nil {
@@ -323,8 +334,11 @@ const defaultHeadroom = 2.5
 func (w *network) measure(ctx context.Context) error {
 	dir := filepath.Join(w.Dir, "genesis")
 	for _, m := range w.members {
-		if m.node != nil && m.roles.Has(protocol.RoleValidator) { // a network that goes on is where its validators are
-			w.report.base, dir = m.node.Checkpoint()
+		if m.node == nil || !m.roles.Has(protocol.RoleValidator) {
+			continue
+		}
+		if l, d := m.node.Checkpoint(); l.Defined() { // a network that goes on is where its validators are
+			w.report.base, dir = l, d
 			break
 		}
 	}
@@ -375,6 +389,9 @@ func (w *network) run(ctx context.Context) error {
 	defer server.Close()
 	go server.Serve(listener)
 	info := server.Info()
+	if w.Chain != nil {
+		w.Chain(info.Genesis, w.period)
+	}
 	if since := w.Now().Sub(info.Genesis); since > 0 { // the chain went on while nobody was there
 		w.first = uint64(since/w.period)/uint64(info.CycleBlocks) + 1
 	}

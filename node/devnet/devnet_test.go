@@ -2,7 +2,9 @@ package devnet_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/node/devnet"
 )
 
@@ -51,14 +54,21 @@ func script(t *testing.T, name string) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"submission": submission, "certified": certified, "learns": learns, "pays": pays, "same": same, "base": base,
+			"unharmed": unharmed, "occupy": occupy,
+		},
+		Condition: func(name string) (bool, error) {
+			if name != "smalldisk" {
+				return false, fmt.Errorf("unknown condition %q", name)
+			}
+			return exec.Command("unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt").Run() == nil, nil
 		},
 	})
 }
 
-func TestHonest(t *testing.T)    { script(t, "honest") }
-func TestFaults(t *testing.T)    { script(t, "faults") }
-func TestContinues(t *testing.T) { script(t, "continues") }
-func TestRefuses(t *testing.T)   { script(t, "refuses") }
+func TestHonest(t *testing.T)  { script(t, "honest") }
+func TestFaults(t *testing.T)  { script(t, "faults") }
+func TestAlone(t *testing.T)   { script(t, "alone") }
+func TestRefuses(t *testing.T) { script(t, "refuses") }
 
 // read decodes a --json result.
 func read(ts *testscript.TestScript, file string) devnet.Result {
@@ -136,6 +146,34 @@ func same(ts *testscript.TestScript, neg bool, args []string) {
 	if a, b := read(ts, args[0]).Checkpoint, read(ts, args[1]).Checkpoint; (a == b) == neg {
 		ts.Fatalf("checkpoints %s and %s", a, b)
 	}
+}
+
+// unharmed A B N: every miner that is well in both is paid in B, where others fail, no less than in A; that is N of them.
+func unharmed(ts *testscript.TestScript, _ bool, args []string) {
+	a, b := read(ts, args[0]).Cycles[0], read(ts, args[1]).Cycles[0]
+	well := 0
+	for i, s := range a.Submissions {
+		if s.Status != b.Submissions[i].Status || s.Status != protocol.StatusOK && s.Status != protocol.StatusNotImproving {
+			continue
+		}
+		well++
+		if b.Weights[s.Miner] < a.Weights[s.Miner]-1e-9 {
+			ts.Fatalf("%s is paid %v where others fail, %v where nobody does", s.Miner, b.Weights[s.Miner], a.Weights[s.Miner])
+		}
+	}
+	if fmt.Sprint(well) != args[2] {
+		ts.Fatalf("%d miners fare alike, want %s", well, args[2])
+	}
+}
+
+// occupy VARIABLE: takes a port until the script ends.
+func occupy(ts *testscript.TestScript, _ bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Defer(func() { l.Close() })
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	ts.Check(err)
+	ts.Setenv(args[0], port)
 }
 
 // base A B: the second run began where the first ended.

@@ -18,6 +18,7 @@ type Result struct {
 	Checkpoint protocol.Link `json:"checkpoint"`
 	Gateway    string        `json:"gateway"`
 	Seconds    float64       `json:"seconds"`
+	Cost       *Cost         `json:"cost,omitempty"` // nil where it cannot be measured
 }
 
 // Cycle is one cycle of a run.
@@ -33,7 +34,8 @@ type Cycle struct {
 	Groups       []Group            `json:"groups"`
 	Submissions  []Submission       `json:"submissions"`
 	Weights      map[string]float64 `json:"weights"`
-	Agreed       bool               `json:"agreed"` // all validators that take part have the same next checkpoint
+	Excluded     []string           `json:"excluded,omitempty"` // groups left out of the merge
+	Agreed       bool               `json:"agreed"`             // all validators that take part have the same next checkpoint
 }
 
 // Group is a group's domain before and after.
@@ -83,6 +85,11 @@ func newReporter(w *network) *reporter {
 func (r *reporter) event(m *member, e node.Event) {
 	if r.w.Event != nil {
 		r.w.Event(m.name, e)
+	}
+	switch e.Kind {
+	case node.Committed, node.Reason, node.Scored, node.Decided, node.Advanced:
+	default:
+		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -175,7 +182,7 @@ func (r *reporter) cycle(ctx context.Context, t uint64, g *gathering) (Cycle, er
 		e := g.advanced[m.name]
 		if holder == "" {
 			holder, c.Next, c.Certified = m.name, e.Next, e.Certified
-			c.Alpha = float64(e.Alpha.Num) / float64(e.Alpha.Den)
+			c.Alpha, c.Excluded = float64(e.Alpha.Num)/float64(e.Alpha.Den), e.Excluded
 		} else if e.Next != c.Next {
 			c.Agreed = false
 		}
@@ -234,5 +241,5 @@ func (r *reporter) dense(group string) int64 {
 func (r *reporter) result() Result {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return Result{Cycles: r.done, Checkpoint: r.base}
+	return Result{Cycles: append([]Cycle{}, r.done...), Checkpoint: r.base}
 }

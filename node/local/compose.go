@@ -3,8 +3,12 @@ package local
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
+	"slices"
 	"sort"
+	"strings"
 
+	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 
 	"github.com/blockzero-net/bzd/content/checkpoint"
@@ -15,10 +19,11 @@ import (
 	"github.com/blockzero-net/bzd/training/tokenizer"
 )
 
-// Files of a checkpoint that are not shards of the hub.
+// Files of a checkpoint.
 const (
 	stateFile  = "protocol.cbor"
 	routerFile = "router.safetensors"
+	hubFile    = "hub" // of the shards' names
 )
 
 func expertsFile(group string) string { return "experts-" + group + ".safetensors" }
@@ -110,7 +115,7 @@ func Compose(b backend.Backend, base *model.Model, sets []*data.Dataset, dir str
 		return protocol.Genesis{}, nil, err
 	}
 	state := protocol.ProtocolState{Version: protocol.Version, Groups: g.Groups}
-	root, err := writeCheckpoint(dir, m, state)
+	root, _, err := writeCheckpoint(dir, m, state, reuse{}, nil)
 	if err != nil {
 		return protocol.Genesis{}, nil, err
 	}
@@ -151,12 +156,39 @@ func admit(b backend.Backend, base *model.Model, admitted []Admission, more int)
 	})
 }
 
+// reuse is what a checkpoint takes from the one that it follows: the files in which no tensor changed.
+type reuse struct {
+	dir     string // where that one lies
+	parts   checkpoint.Parts
+	changed map[string][]float32 // by tensor
+}
+
+// file is a file of those tensors as it stands, if none of them changed.
+func (r reuse) file(name string, tensors []model.Spec) (checkpoint.File, bool) {
+	part, ok := r.parts[name]
+	return checkpoint.File{Name: name, From: filepath.Join(r.dir, name), Known: part}, ok && !r.touches(tensors)
+}
+
+func (r reuse) touches(tensors []model.Spec) bool {
+	return slices.ContainsFunc(tensors, func(s model.Spec) bool { _, ok := r.changed[s.Name]; return ok })
+}
+
+// hub are the hub's files as they stand, none if there is nothing to take them from.
+func (r reuse) hub(tensors []model.Spec) (files []checkpoint.File) {
+	for name, part := range r.parts {
+		if strings.HasPrefix(name, hubFile+"-") && !r.touches(tensors) {
+			files = append(files, checkpoint.File{Name: name, From: filepath.Join(r.dir, name), Known: part})
+		}
+	}
+	return files
+}
+
 // writeCheckpoint writes m to dir: routers and the groups' experts in F32, everything else, the hub, in BF16. What has
-// not changed gets the bytes, and so the CID, it had.
-func writeCheckpoint(dir string, m *model.Model, state protocol.ProtocolState) (cid.Cid, error) {
+// not changed since r keeps its file. emit takes the blocks of the others; it may be nil.
+func writeCheckpoint(dir string, m *model.Model, state protocol.ProtocolState, r reuse, emit func(blocks.Block) error) (cid.Cid, checkpoint.Parts, error) {
 	encoded, err := protocol.Encode(state)
 	if err != nil {
-		return cid.Undef, err
+		return cid.Undef, nil, err
 	}
 	c := checkpoint.Contents{Documents: map[string][]byte{checkpoint.ConfigName: m.JSON(), stateFile: encoded}}
 	for name, b := range tokenizer.Files() {
@@ -174,25 +206,41 @@ func writeCheckpoint(dir string, m *model.Model, state protocol.ProtocolState) (
 	for l := range m.Layers {
 		routers[model.RouterName(l)] = true
 	}
-	var hub, router []checkpoint.Tensor
-	groups := map[string][]checkpoint.Tensor{}
+	var hub, router []model.Spec
+	groups := map[string][]model.Spec{}
 	for _, s := range m.Specs() {
 		switch g, own := groupOf[s.Name]; {
 		case own:
-			groups[g] = append(groups[g], tensorOf(s, checkpoint.F32, m.Read(s.Name)))
+			groups[g] = append(groups[g], s)
 		case routers[s.Name]:
-			router = append(router, tensorOf(s, checkpoint.F32, m.Read(s.Name)))
+			router = append(router, s)
 		default:
-			hub = append(hub, tensorOf(s, checkpoint.BF16, m.Read(s.Name)))
+			hub = append(hub, s)
 		}
 	}
-	c.Files = append(checkpoint.Shards("hub", 0, hub), checkpoint.File{Name: routerFile, Tensors: router})
+	read := func(specs []model.Spec, t checkpoint.DType) (tensors []checkpoint.Tensor) {
+		for _, s := range specs {
+			tensors = append(tensors, tensorOf(s, t, m.Read(s.Name)))
+		}
+		return tensors
+	}
+	if c.Files = r.hub(hub); c.Files == nil {
+		c.Files = checkpoint.Shards(hubFile, 0, read(hub, checkpoint.BF16))
+	}
+	file := func(name string, specs []model.Spec) {
+		f, ok := r.file(name, specs)
+		if !ok {
+			f = checkpoint.File{Name: name, Tensors: read(specs, checkpoint.F32)}
+		}
+		c.Files = append(c.Files, f)
+	}
+	file(routerFile, router)
 	for _, g := range state.Groups {
-		c.Files = append(c.Files, checkpoint.File{Name: expertsFile(g.Name), Tensors: groups[g.Name]})
+		file(expertsFile(g.Name), groups[g.Name])
 	}
-	root, err := checkpoint.Write(dir, c)
+	root, parts, err := checkpoint.WriteBlocks(dir, c, emit)
 	if err != nil {
-		return cid.Undef, fmt.Errorf("write checkpoint: %w", err)
+		return cid.Undef, nil, fmt.Errorf("write checkpoint: %w", err)
 	}
-	return root, nil
+	return root, parts, nil
 }

@@ -18,7 +18,7 @@ func Import(b backend.Backend, src, dst string, round bool) (protocol.Link, erro
 		return protocol.Link{}, err
 	}
 	defer c.Close()
-	m, err := loadModel(b, c, src)
+	m, err := loadModel(c, src, whole(b))
 	if err != nil {
 		return protocol.Link{}, err
 	}
@@ -38,7 +38,8 @@ func Import(b backend.Backend, src, dst string, round bool) (protocol.Link, erro
 			return protocol.Link{}, fmt.Errorf("rounded to bf16: %w", err)
 		}
 	}
-	return link(writeCheckpoint(dst, m, protocol.ProtocolState{Version: protocol.Version}))
+	root, _, err := writeCheckpoint(dst, m, protocol.ProtocolState{Version: protocol.Version}, reuse{}, nil)
+	return link(root, err)
 }
 
 // Export copies the checkpoint in src to dst and verifies the copy.

@@ -2,7 +2,10 @@ package local
 
 import (
 	"context"
+	"fmt"
 	"slices"
+
+	blocks "github.com/ipfs/go-block-format"
 
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/training/delta"
@@ -33,10 +36,17 @@ type Search struct {
 	p         *Phi
 	workers   int
 	baselines map[string]validation.Baseline
+	measured  map[protocol.Rational]map[string][]float32 // by scale: the tensors that the last Measure moved
 }
 
 // NewSearch draws split B of every domain and measures the unchanged model on it.
 func (n *Network) NewSearch(ctx context.Context, p *Phi, cycle uint64, beacons []validation.Beacon, workers int) (*Search, error) {
+	return labelled(ctx, Evaluation, func(ctx context.Context) (*Search, error) {
+		return n.newSearch(ctx, p, cycle, beacons, workers)
+	})
+}
+
+func (n *Network) newSearch(ctx context.Context, p *Phi, cycle uint64, beacons []validation.Beacon, workers int) (*Search, error) {
 	s := &Search{n: n, p: p, workers: workers, baselines: map[string]validation.Baseline{}}
 	for _, d := range n.Genesis.Domains {
 		_, samples, err := n.Draw(d.Name, cycle, beacons)
@@ -53,7 +63,14 @@ func (n *Network) NewSearch(ctx context.Context, p *Phi, cycle uint64, beacons [
 // Measure is the effect of the joint step of the accepted deltas at every scale of the grid on every domain. A scale at
 // which the model is not finite has no rows.
 func (s *Search) Measure(ctx context.Context, accepted []Accepted) (protocol.MergeMeasure, error) {
+	return labelled(ctx, Evaluation, func(ctx context.Context) (protocol.MergeMeasure, error) {
+		return s.measure(ctx, accepted)
+	})
+}
+
+func (s *Search) measure(ctx context.Context, accepted []Accepted) (protocol.MergeMeasure, error) {
 	out := protocol.MergeMeasure{Version: protocol.Version}
+	s.measured = map[protocol.Rational]map[string][]float32{}
 	steps, err := s.n.steps(s.p, accepted)
 	if err != nil {
 		return out, err
@@ -65,10 +82,15 @@ func (s *Search) Measure(ctx context.Context, accepted []Accepted) (protocol.Mer
 		if alpha.IsZero() {
 			continue
 		}
-		m, err := s.p.with(steps, alpha)
+		changed, err := s.p.moved(steps, alpha)
 		if err != nil {
 			continue
 		}
+		m, err := s.p.Model.Overlay(changed)
+		if err != nil {
+			continue
+		}
+		s.measured[alpha] = changed
 		for _, d := range s.n.Genesis.Domains { // sorted by name, as the rows must be
 			row, err := validation.MeasureStep(ctx, i, d.Name, s.n.losses(m, s.workers), s.baselines[d.Name])
 			if ctx.Err() != nil {
@@ -84,17 +106,55 @@ func (s *Search) Measure(ctx context.Context, accepted []Accepted) (protocol.Mer
 
 // Write writes Φ + α·M to dir, the joint step M of the accepted deltas, and returns its link.
 func (n *Network) Write(p *Phi, accepted []Accepted, alpha protocol.Rational, dir string) (protocol.Link, error) {
+	next, err := n.Advance(p, accepted, alpha, dir, "", nil)
+	if err != nil {
+		return protocol.Link{}, err
+	}
+	return next.Link, nil
+}
+
+// Advance is Write, and returns Φ + α·M ready for computing. With from, the directory of p, files that do not change are
+// linked from there. emit, which may be nil, takes the blocks of the new files.
+func (n *Network) Advance(p *Phi, accepted []Accepted, alpha protocol.Rational, dir, from string, emit func(blocks.Block) error) (*Phi, error) {
 	steps, err := n.steps(p, accepted)
 	if err != nil {
-		return protocol.Link{}, err
+		return nil, err
 	}
-	m, err := p.with(steps, alpha)
+	changed, err := p.moved(steps, alpha)
 	if err != nil {
-		return protocol.Link{}, err
+		return nil, err
 	}
-	state := p.State
-	state.Previous = &p.Link
-	return link(writeCheckpoint(dir, m, state))
+	return p.advance(changed, dir, from, emit)
+}
+
+// Advance is [Network.Advance] of the deltas that were measured last, at a scale of the grid.
+func (s *Search) Advance(alpha protocol.Rational, dir, from string, emit func(blocks.Block) error) (*Phi, error) {
+	changed, ok := s.measured[alpha]
+	if !ok {
+		return nil, fmt.Errorf("scale %s was not measured", alpha)
+	}
+	return s.p.advance(changed, dir, from, emit)
+}
+
+// advance writes p with some tensors replaced.
+func (p *Phi) advance(changed map[string][]float32, dir, from string, emit func(blocks.Block) error) (*Phi, error) {
+	next, previous := &Phi{State: p.State}, p.Link // a pointer into p would keep its model
+	next.State.Previous = &previous
+	var err error
+	if next.Model, err = p.Model.Overlay(changed); err != nil {
+		return nil, err
+	}
+	var r reuse
+	if from != "" {
+		r = reuse{dir: from, parts: p.Parts, changed: changed}
+	}
+	root, parts, err := writeCheckpoint(dir, next.Model, next.State, r, emit)
+	if err != nil {
+		return nil, err
+	}
+	next.Parts = parts
+	next.Link, err = protocol.NewLink(root)
+	return next, err
 }
 
 // Merge searches the scale of the joint step of all groups on a cycle's split B and writes Φ(t+1) to dir. If no scale

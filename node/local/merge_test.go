@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
+
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/node/local"
 	"github.com/blockzero-net/bzd/training/delta"
@@ -290,5 +293,95 @@ func TestMergeTarget(t *testing.T) {
 	}
 	if left := names(t, dir); !slices.Equal(left, []string{"thesis.txt"}) {
 		t.Errorf("the directory holds %v", left)
+	}
+}
+
+// TestAdvance: what Advance returns computes like what it wrote, and like what LoadNext makes of that; it links the files
+// that did not change and hands out the blocks of the others; and it does not keep the checkpoint before alive.
+func TestAdvance(t *testing.T) {
+	w := shared(t)
+	alpha, dir := protocol.Rational{Num: 1, Den: 2}, filepath.Join(t.TempDir(), "next")
+	in := []local.Accepted{accepted(1, trained(t, ledger, "one"), 5)}
+	handed := map[cid.Cid]bool{}
+	next, err := w.n.Advance(w.p, in, alpha, dir, w.dir, func(b blocks.Block) error { handed[b.Cid()] = true; return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := w.n.Write(w.p, in, alpha, filepath.Join(t.TempDir(), "plain"))
+	if err != nil || plain != next.Link {
+		t.Fatalf("linked %s, written anew %s, %v", next.Link, plain, err)
+	}
+	loaded := reload(t, w, local.Merged{Next: next.Link}, dir)
+	short, err := w.p.LoadNext(dir, next.Link, next.Parts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, p := range map[string]*local.Phi{"Advance": next, "LoadNext": short} {
+		if !maps.Equal(p.Parts, loaded.Parts) || p.Link != loaded.Link || p.State.Previous == nil || *p.State.Previous != w.p.Link {
+			t.Errorf("%s: %s, previous %v, %d parts", name, p.Link, p.State.Previous, len(p.Parts))
+		}
+		for _, s := range loaded.Model.Specs() {
+			if !slices.Equal(p.Model.Read(s.Name), loaded.Model.Read(s.Name)) {
+				t.Errorf("%s: %s differs", name, s.Name)
+			}
+		}
+	}
+	search, err := w.n.NewSearch(t.Context(), w.p, 0, local.Beacons("advance", 0), 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := search.Advance(alpha, filepath.Join(t.TempDir(), "early"), w.dir, nil); err == nil {
+		t.Error("a search that measured nothing advances")
+	}
+	if _, err := search.Measure(t.Context(), in); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := search.Advance(alpha, filepath.Join(t.TempDir(), "found"), w.dir, nil); err != nil || found.Link != next.Link {
+		t.Errorf("what was measured is %+v, %v, want %s", found, err, next.Link)
+	}
+	if next.State.Previous == &w.p.Link {
+		t.Error("the next checkpoint points into the one before")
+	}
+	same := next.Parts.Same(w.p.Parts)
+	if len(same) != len(next.Parts)-3 { // experts, router, state
+		t.Errorf("%d of %d files are as before", len(same), len(next.Parts))
+	}
+	for name, part := range next.Parts {
+		a, err := os.Stat(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.Stat(filepath.Join(w.dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, kept := same[name]
+		if tensors := strings.HasSuffix(name, ".safetensors"); tensors && (os.SameFile(a, b) != kept || handed[part.CID] == kept) {
+			t.Errorf("%s: unchanged %t, linked %t, handed out %t", name, kept, os.SameFile(a, b), handed[part.CID])
+		}
+	}
+}
+
+// TestLoadNextRefuses: a checkpoint that does not fit what it succeeds is an error, as it is when loaded by itself.
+func TestLoadNextRefuses(t *testing.T) {
+	w := shared(t)
+	m, dir := merge(t, w, accepted(1, trained(t, ledger, "one"), 1))
+	p := reload(t, w, m, dir)
+	other := maps.Clone(p.Parts)
+	other["config.json"] = other["protocol.cbor"] // as if the model had changed: everything is read
+	if q, err := w.p.LoadNext(dir, p.Link, other); err != nil || q.Link != p.Link || !maps.Equal(q.Parts, p.Parts) {
+		t.Errorf("another configuration: %v", err)
+	}
+	if err := os.Remove(filepath.Join(dir, "protocol.cbor")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.p.LoadNext(dir, p.Link, p.Parts); err == nil {
+		t.Error("a checkpoint without state is taken")
+	}
+	if err := os.Truncate(filepath.Join(dir, "experts-ledger.safetensors"), 1000); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.p.LoadNext(dir, p.Link, p.Parts); err == nil {
+		t.Error("a torn file is taken")
 	}
 }

@@ -5,14 +5,10 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/blockzero-net/bzd/content/checkpoint"
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/training"
-	"github.com/blockzero-net/bzd/training/backend"
 	"github.com/blockzero-net/bzd/training/data"
-	"github.com/blockzero-net/bzd/training/delta"
 	"github.com/blockzero-net/bzd/training/model"
-	"github.com/blockzero-net/bzd/training/tokenizer"
 	"github.com/blockzero-net/bzd/validation"
 )
 
@@ -20,6 +16,9 @@ import (
 type Network struct {
 	Genesis protocol.Genesis
 	Data    map[string]*data.Dataset
+
+	// Measured, if not nil, is called after every measurement with its number of sequences. It may be set between jobs.
+	Measured func(sequences int)
 
 	probes map[string]validation.Set
 	probe  map[string][]validation.Sample
@@ -111,6 +110,10 @@ func (n *Network) Draw(domain string, cycle uint64, beacons []validation.Beacon)
 
 // Probe measures the fixed probe of every domain present: the mean loss in nats per token. No decision rests on it.
 func (n *Network) Probe(ctx context.Context, p *Phi, workers int) (map[string]float64, error) {
+	return labelled(ctx, Evaluation, func(ctx context.Context) (map[string]float64, error) { return n.measureProbe(ctx, p, workers) })
+}
+
+func (n *Network) measureProbe(ctx context.Context, p *Phi, workers int) (map[string]float64, error) {
 	out := map[string]float64{}
 	for domain, samples := range n.probe {
 		l, err := n.losses(p.Model, workers)(ctx, samples)
@@ -134,115 +137,10 @@ func (n *Network) losses(m *model.Model, workers int) validation.Losses {
 		for i, s := range samples {
 			sequences[i] = s.Tokens
 		}
-		return e.Losses(ctx, m, sequences)
-	}
-}
-
-// Phi is a checkpoint loaded for computing.
-type Phi struct {
-	Link  protocol.Link
-	State protocol.ProtocolState
-	Model *model.Model
-}
-
-// LoadPhi opens the checkpoint in dir. Every weight must be finite, every group's experts in the model.
-func LoadPhi(b backend.Backend, dir string) (*Phi, error) {
-	c, err := checkpoint.OpenStrict(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	m, err := loadModel(b, c, dir)
-	if err != nil {
-		return nil, err
-	}
-	raw, err := c.Document(stateFile)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %s: %w (a model from elsewhere? see bzd checkpoint import)", dir, stateFile, err)
-	}
-	p := &Phi{Model: m}
-	if p.State, err = protocol.DecodeProtocolState(raw); err != nil {
-		return nil, fmt.Errorf("%s: %s: %w", dir, stateFile, err)
-	}
-	for _, g := range p.State.Groups {
-		for _, e := range g.Experts {
-			if int(e.Layer) >= m.Layers || int(e.Index) >= m.Experts {
-				return nil, fmt.Errorf("%s: %s: group %s has expert %d of layer %d, the model has %d of %d", dir, stateFile, g.Name, e.Index, e.Layer, m.Experts, m.Layers)
-			}
+		l, err := e.Losses(ctx, m, sequences)
+		if err == nil && n.Measured != nil {
+			n.Measured(len(sequences))
 		}
+		return l, err
 	}
-	root, err := c.CID()
-	if err != nil {
-		return nil, err
-	}
-	p.Link, err = protocol.NewLink(root)
-	return p, err
-}
-
-// loadModel reads config.json, the tokenizer and all weights of an opened checkpoint.
-func loadModel(b backend.Backend, c *checkpoint.Checkpoint, dir string) (*model.Model, error) {
-	raw, err := c.Document(checkpoint.ConfigName)
-	if err != nil {
-		return nil, err
-	}
-	config, err := model.ParseConfig(raw)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", dir, err)
-	}
-	if raw, err = c.Document(tokenizer.JSONFile); err != nil {
-		return nil, fmt.Errorf("%s: %s: %w", dir, tokenizer.JSONFile, err)
-	}
-	if _, err := tokenizer.Parse(raw); err != nil {
-		return nil, fmt.Errorf("%s: %w", dir, err)
-	}
-	if config.Vocab < tokenizer.VocabSize {
-		return nil, fmt.Errorf("%s: config.json: vocab_size %d, the tokenizer has %d", dir, config.Vocab, tokenizer.VocabSize)
-	}
-	m, err := model.New(b, config, func(s model.Spec, dst []float32) error {
-		info, err := c.Tensor(s.Name)
-		if err != nil {
-			return err
-		}
-		if len(info.Shape) != len(s.Shape) {
-			return fmt.Errorf("shape %v in %s, config.json wants %v", info.Shape, info.File, s.Shape)
-		}
-		for i, d := range s.Shape {
-			if info.Shape[i] != int64(d) {
-				return fmt.Errorf("shape %v in %s, config.json wants %v", info.Shape, info.File, s.Shape)
-			}
-		}
-		return readTensor(c, s, dst)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", dir, err)
-	}
-	return m, nil
-}
-
-// layout lists a group's tensors in the order of a delta.
-func (p *Phi) layout(g protocol.Group) []delta.Tensor {
-	return delta.Layout(g, p.Model.Dim, p.Model.Width)
-}
-
-// Expect is what a delta of a group must be.
-func (p *Phi) Expect(name string) (delta.Expect, error) {
-	g, err := group(p.State, name)
-	if err != nil {
-		return delta.Expect{}, err
-	}
-	return delta.Expect{Base: p.Link, Group: name, Tensors: p.layout(g)}, nil
-}
-
-// read returns the values that an entry of a delta is about: a whole tensor, or some rows of a router.
-func read(m *model.Model, t delta.Tensor) []float32 {
-	all := m.Read(t.CheckpointName())
-	if t.Rows == nil {
-		return all
-	}
-	width := int(t.Shape[1])
-	var v []float32
-	for _, r := range t.Rows {
-		v = append(v, all[int(r)*width:][:width]...)
-	}
-	return v
 }

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -70,7 +71,7 @@ func Plan(base *model.Model, sets []*data.Dataset, canary string, o PlanOptions)
 	}
 	stats := make([][]routing, len(sets))
 	for i, d := range sets {
-		s, err := measureRouting(base, d, o.Windows)
+		s, err := labelled(context.Background(), Evaluation, func(context.Context) ([]routing, error) { return measureRouting(base, d, o.Windows) })
 		if err != nil {
 			return nil, err
 		}

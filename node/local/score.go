@@ -33,15 +33,22 @@ func single(g protocol.Group, d merge.Codes) step {
 	return step{g, []merge.Codes{d}, []uint32{merge.Mass}}
 }
 
-// with returns Φ + α·steps. Groups share no values, only router tensors of which each has its own rows.
+// with returns Φ + α·steps.
 func (p *Phi) with(steps []step, alpha protocol.Rational) (*model.Model, error) {
+	changed, err := p.moved(steps, alpha)
+	if err != nil {
+		return nil, err
+	}
+	return p.Model.Overlay(changed)
+}
+
+// moved returns the tensors of Φ + α·steps that are not those of Φ. Groups share no values, only router tensors of which
+// each has its own rows.
+func (p *Phi) moved(steps []step, alpha protocol.Rational) (map[string][]float32, error) {
 	changed := map[string][]float32{}
 	for _, s := range steps {
 		for i, t := range p.layout(s.group) {
 			name := t.CheckpointName()
-			if changed[name] == nil {
-				changed[name] = p.Model.Read(name)
-			}
 			moved := read(p.Model, t)
 			if err := merge.Step(moved, moved, i, s.deltas, s.weights, alpha); err != nil {
 				return nil, fmt.Errorf("%s: %w", t.Name, err)
@@ -50,17 +57,26 @@ func (p *Phi) with(steps []step, alpha protocol.Rational) (*model.Model, error) 
 				changed[name] = moved
 				continue
 			}
+			if changed[name] == nil {
+				changed[name] = p.Model.Read(name)
+			}
 			width := int(t.Shape[1])
 			for j, r := range t.Rows {
 				copy(changed[name][int(r)*width:], moved[j*width:][:width])
 			}
 		}
 	}
-	return p.Model.Overlay(changed)
+	return changed, nil
 }
 
 // Score measures the submissions to one group on a cycle's split A: a row each, in their order.
 func (n *Network) Score(ctx context.Context, p *Phi, name string, cycle uint64, beacons []validation.Beacon, subs []Submission, workers int) ([]protocol.Row, error) {
+	return labelled(ctx, Evaluation, func(ctx context.Context) ([]protocol.Row, error) {
+		return n.score(ctx, p, name, cycle, beacons, subs, workers)
+	})
+}
+
+func (n *Network) score(ctx context.Context, p *Phi, name string, cycle uint64, beacons []validation.Beacon, subs []Submission, workers int) ([]protocol.Row, error) {
 	g, err := group(p.State, name)
 	if err != nil {
 		return nil, err

@@ -24,6 +24,9 @@ type TrainOptions struct {
 	Replay       int     // of them general text
 	LearningRate float64 // peak; falls to zero within the cycle
 	Warmup       int     // steps
+	Hardware     string  `json:",omitempty"` // what trains, unless it computes exactly: a saved run goes on only there
+	Micro        int     `json:",omitempty"` // of training.Plan
+	Recompute    bool    `json:"-"`          // of training.Plan: it changes no bit
 
 	Moments   *optim.State `json:"-"` // of the optimizer after the last cycle; nil starts fresh
 	StatePath string       `json:"-"` // where an interrupted run is saved and found again
@@ -37,25 +40,32 @@ func DefaultTrain(group, seed string, cycle uint64) TrainOptions {
 // Train trains one group from p and returns the update as a delta, with the optimizer's moments for the next cycle. Only
 // the group's experts and router rows move. report may be nil.
 func Train(ctx context.Context, n *Network, p *Phi, o TrainOptions, report func(training.Progress)) (*delta.Delta, optim.State, error) {
+	var after optim.State
+	d, err := labelled(ctx, Training, func(ctx context.Context) (d *delta.Delta, err error) {
+		d, after, err = train(ctx, n, p, o, report)
+		return d, err
+	})
+	return d, after, err
+}
+
+func train(ctx context.Context, n *Network, p *Phi, o TrainOptions, report func(training.Progress)) (*delta.Delta, optim.State, error) {
 	fail := func(err error) (*delta.Delta, optim.State, error) { return nil, optim.State{}, err }
 	g, err := group(p.State, o.Group)
 	if err != nil {
 		return fail(err)
 	}
 	layout := p.layout(g)
-	changed := map[string][]float32{} // tensors of our own, the rest is shared with p
+	start := map[string][]float32{}
 	for _, t := range layout {
-		changed[t.CheckpointName()] = p.Model.Read(t.CheckpointName())
+		start[t.CheckpointName()] = p.Model.Read(t.CheckpointName())
 	}
-	m, err := p.Model.Overlay(changed)
-	if err != nil {
-		return fail(err)
+	m := p.Model
+	if !p.spent { // tensors of our own, the rest is shared with p
+		if m, err = p.Model.Overlay(start); err != nil {
+			return fail(err)
+		}
 	}
-	var refs []model.ExpertRef
-	for _, e := range g.Experts {
-		refs = append(refs, model.ExpertRef{Layer: int(e.Layer), Index: int(e.Index)})
-	}
-	trainable, err := m.TrainGroup(refs)
+	trainable, err := m.TrainGroup(experts(g))
 	if err != nil {
 		return fail(err)
 	}
@@ -81,7 +91,7 @@ func Train(ctx context.Context, n *Network, p *Phi, o TrainOptions, report func(
 	}
 	units := make([][]int32, len(layout))
 	for i, t := range layout {
-		before, after := read(p.Model, t), read(m, t)
+		before, after := entry(start[t.CheckpointName()], t), read(m, t)
 		for j := range after {
 			after[j] -= before[j]
 		}
@@ -107,7 +117,7 @@ func newJob(n *Network, m *model.Model, t *model.Trainable, opt *optim.AdamW, g 
 	if err != nil {
 		return nil, err
 	}
-	plan := training.Plan{Batch: o.Batch, Replay: o.Replay, Seq: seq, Schedule: optim.Schedule{Peak: o.LearningRate, Warmup: o.Warmup}}
+	plan := training.Plan{Batch: o.Batch, Replay: o.Replay, Seq: seq, Schedule: optim.Schedule{Peak: o.LearningRate, Warmup: o.Warmup}, Micro: o.Micro, Recompute: o.Recompute}
 	if o.Batch > 0 {
 		plan.Steps = int(o.Tokens / int64(o.Batch*seq))
 	}
@@ -137,6 +147,9 @@ func jobID(n *Network, p *Phi, o TrainOptions) ([32]byte, error) {
 	genesis, err := protocol.Encode(n.Genesis)
 	if err != nil {
 		return [32]byte{}, err
+	}
+	if o.Hardware != "" {
+		o.Micro = 0 // the result depends on more than that already
 	}
 	options, err := json.Marshal(o)
 	if err != nil {

@@ -50,10 +50,12 @@ type Info struct {
 // value it is an argument of type TensorMap.
 type TensorMap [128]byte
 
-// TensorSpec asks for the map of a row-major bfloat16 matrix: Rows by Cols values, Stride values between rows (a multiple
-// of 8), tiles of BoxRows by BoxCols (BoxCols·2 = 128 bytes: the 128-byte swizzle).
+// TensorSpec asks for the map of a row-major matrix of bfloat16 or, if Wide, float32: Rows by Cols values, Stride values
+// between rows (a multiple of 16 bytes), tiles of BoxRows by BoxCols. A row of a tile is 128 bytes, which get the 128-byte
+// swizzle. What lies outside the matrix reads as zero.
 type TensorSpec struct {
 	Base             Ptr
+	Wide             bool
 	Rows, Cols       int
 	Stride           int
 	BoxRows, BoxCols int

@@ -30,6 +30,7 @@ type Pass struct {
 	h      []backend.Buffer // residual stream before each layer and after the last, or one for all: [rows, Dim]
 	acts   []acts           // one per layer, or a single one shared by all
 	x      backend.Buffer   // normalised input of a matrix: [rows, Dim]
+	qn, kn backend.Buffer   // normalised and rotated queries and keys
 	moe    backend.Buffer   // output of the mixture: [rows, Dim]
 	router backend.Buffer   // router logits: [rows, Experts]
 	final  backend.Buffer   // final norm: [rows, Dim]
@@ -50,7 +51,6 @@ type acts struct {
 	h2         backend.Buffer // residual stream before the mixture
 	inv1, inv2 backend.Buffer
 	q, k, v    backend.Buffer
-	qn, kn     backend.Buffer
 	invQ, invK backend.Buffer
 	attn       backend.Attn
 	o          backend.Buffer
@@ -73,7 +73,7 @@ func (m *Model) NewPassOf(size Layout, t *Trainable) *Pass {
 	qw, kw := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
 	p := &Pass{
 		m: m, config: c, back: m.b, Layout: size, t: t,
-		x: a(n * c.Dim), moe: a(n * c.Dim), router: wide(n * c.Experts), final: a(n * c.Dim), invF: wide(n),
+		x: a(n * c.Dim), qn: a(n * qw), kn: a(n * kw), moe: a(n * c.Dim), router: wide(n * c.Experts), final: a(n * c.Dim), invF: wide(n),
 	}
 	if p.HeadRows == 0 {
 		p.HeadRows = max(256, 1<<(bits.Len(uint(1<<27/c.Vocab))-1))
@@ -98,7 +98,7 @@ func (m *Model) NewPassOf(size Layout, t *Trainable) *Pass {
 	for range layers {
 		p.acts = append(p.acts, acts{
 			h2: wide(n * c.Dim), inv1: wide(n), inv2: wide(n),
-			q: a(n * qw), k: a(n * kw), v: a(n * kw), qn: a(n * qw), kn: a(n * kw), invQ: wide(n * c.Heads), invK: wide(n * c.KVHeads),
+			q: a(n * qw), k: a(n * kw), v: a(n * kw), invQ: wide(n * c.Heads), invK: wide(n * c.KVHeads),
 			o:    a(n * qw),
 			attn: m.b.NewAttn(p.shape(), n, t != nil),
 			mix:  m.b.NewMix(backend.MixtureShape{Experts: c.Experts, TopK: c.TopK, Model: c.Dim, Width: c.Width, Normalize: c.Normalize}, n, t != nil),
@@ -146,19 +146,28 @@ func (p *Pass) norm2(l int) backend.Buffer {
 	return x
 }
 
+// rotated sets queries and keys to what attention takes.
+func (p *Pass) rotated(l int) (qn, kn backend.Buffer) {
+	m, c, y, a := p.m, p.m.Config, &p.m.layers[l], p.layer(l)
+	qw, kw := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
+	qn, kn = p.cut(p.qn, qw), p.cut(p.kn, kw)
+	m.b.HeadNormRope(qn, p.cut(a.invQ, c.Heads), p.cut(a.q, qw), y.qNorm, m.rope, c.Heads, p.Seq, float32(c.NormEps))
+	m.b.HeadNormRope(kn, p.cut(a.invK, c.KVHeads), p.cut(a.k, kw), y.kNorm, m.rope, c.KVHeads, p.Seq, float32(c.NormEps))
+	return qn, kn
+}
+
 // forward runs layer l up to the output of its mixture, which it returns.
 func (p *Pass) forward(l int) backend.Buffer {
 	m, c, b := p.m, p.m.Config, p.m.b
 	y, a := &m.layers[l], p.layer(l)
-	eps, qw, kw := float32(c.NormEps), c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
+	qw, kw := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
 	h2, q, k, v := p.cut(a.h2, c.Dim), p.cut(a.q, qw), p.cut(a.k, kw), p.cut(a.v, kw)
 	x1 := p.norm1(l)
 	b.Linear(q, x1, y.q)
 	b.Linear(k, x1, y.k)
 	b.Linear(v, x1, y.v)
-	qn, kn, o := p.cut(a.qn, qw), p.cut(a.kn, kw), p.cut(a.o, qw)
-	b.HeadNormRope(qn, p.cut(a.invQ, c.Heads), q, y.qNorm, m.rope, c.Heads, p.Seq, eps)
-	b.HeadNormRope(kn, p.cut(a.invK, c.KVHeads), k, y.kNorm, m.rope, c.KVHeads, p.Seq, eps)
+	qn, kn := p.rotated(l)
+	o := p.cut(a.o, qw)
 	b.Attention(o, qn, kn, v, a.attn)
 	b.Linear(h2, o, y.o)
 	b.Add(h2, p.stream(l))

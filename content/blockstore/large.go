@@ -1,0 +1,208 @@
+package blockstore
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+
+	"github.com/ipfs/go-cid"
+	mh "github.com/multiformats/go-multihash"
+)
+
+// large keeps each block as a file of its own, named by its hash, in one of 256 directories. badger would append them to
+// files that it keeps mapped for ever: what was written once would stay in the process's memory, and a deleted block on
+// the disk until its file is rewritten. Here neither happens, and there is nothing to index.
+type large struct {
+	dir string
+
+	mu      sync.Mutex
+	pending map[string]struct{} // written, but not known to have reached the disk
+}
+
+// largeBlock is from how many bytes on a block gets a file of its own.
+const largeBlock = 64 << 10
+
+// unfinished is in the name of a file that is being written.
+const unfinished = ".new-"
+
+// openLarge removes what a crash left half written.
+func openLarge(dir string) (*large, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "*", "*"+unfinished+"*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range left {
+		if err := os.Remove(name); err != nil {
+			return nil, err
+		}
+	}
+	return &large{dir: dir, pending: make(map[string]struct{})}, nil
+}
+
+// path is where the block of a digest lies. It is a function of the digest's bytes: no name comes from outside.
+func (l *large) path(digest []byte) string {
+	name := hex.EncodeToString(digest)
+	return filepath.Join(l.dir, name[:2], name[2:])
+}
+
+// size is the length of a block, -1 if it is not there.
+func (l *large) size(digest []byte) (int, error) {
+	stat, err := os.Lstat(l.path(digest))
+	if errors.Is(err, fs.ErrNotExist) {
+		return -1, nil
+	}
+	if err != nil {
+		return -1, err
+	}
+	return int(stat.Size()), nil
+}
+
+// read returns a block, nil if it is not there. A file that is too long is damaged and comes cut off.
+func (l *large) read(digest []byte) ([]byte, error) {
+	f, err := os.Open(l.path(digest))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	stat, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	data := make([]byte, min(stat.Size(), MaxBlock+1))
+	for n := 0; n < len(data); {
+		k, err := f.Read(data[n:])
+		if err != nil { // it was longer a moment ago
+			return data[:n], nil
+		}
+		n += k
+	}
+	return data, nil
+}
+
+// write stores a block under a name that nobody reads until it is whole. With sync it is durable on return.
+func (l *large) write(digest, data []byte, sync bool) (err error) {
+	path := l.path(digest)
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, filepath.Base(path)+unfinished+"*")
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = os.MkdirAll(dir, 0o755); err == nil {
+			f, err = os.CreateTemp(dir, filepath.Base(path)+unfinished+"*")
+		}
+	}
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil && sync {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	if sync {
+		return errors.Join(syncDir(dir), syncDir(l.dir))
+	}
+	l.mu.Lock()
+	l.pending[path] = struct{}{}
+	l.mu.Unlock()
+	return nil
+}
+
+// remove deletes a block; one that is not there is no error.
+func (l *large) remove(digest []byte) error {
+	path := l.path(digest)
+	l.mu.Lock()
+	delete(l.pending, path)
+	l.mu.Unlock()
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// sync returns when everything written before has reached the disk.
+func (l *large) sync() error {
+	l.mu.Lock()
+	pending := l.pending
+	l.pending = make(map[string]struct{})
+	l.mu.Unlock()
+	dirs := map[string]struct{}{l.dir: {}}
+	var errs []error
+	for path := range pending {
+		f, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // deleted since
+		}
+		if err == nil {
+			err = errors.Join(f.Sync(), f.Close())
+		}
+		errs = append(errs, err)
+		dirs[filepath.Dir(path)] = struct{}{}
+	}
+	for dir := range dirs {
+		errs = append(errs, syncDir(dir))
+	}
+	err := errors.Join(errs...)
+	if err != nil { // the next call tries again
+		l.mu.Lock()
+		for path := range pending {
+			l.pending[path] = struct{}{}
+		}
+		l.mu.Unlock()
+	}
+	return err
+}
+
+// keys sends the CID of every block, with codec raw.
+func (l *large) keys(ctx context.Context, out chan<- cid.Cid) error {
+	return filepath.WalkDir(l.dir, func(path string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // deleted since
+		}
+		if err != nil || e.IsDir() || strings.Contains(e.Name(), unfinished) {
+			return err
+		}
+		digest, err := hex.DecodeString(filepath.Base(filepath.Dir(path)) + e.Name())
+		if err != nil || len(digest) != sha256.Size {
+			return nil // not ours
+		}
+		h, err := mh.Encode(digest, mh.SHA2_256)
+		if err != nil {
+			return err
+		}
+		select {
+		case out <- cid.NewCidV1(cid.Raw, h):
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	})
+}
+
+// syncDir makes the names in a directory durable.
+func syncDir(name string) error {
+	if runtime.GOOS == "windows" {
+		return nil // directories cannot be opened there; renames are journalled
+	}
+	d, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
