@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -109,8 +108,11 @@ func (c cycleClock) At(millis int64, f func()) (stop func()) {
 // asking peers for records.
 type validators struct{ n *Node }
 
-// tellTime bounds a repetition; the next one comes soon enough.
-const tellTime = time.Second
+// Bounds of repetitions: the next one comes soon enough.
+const (
+	tellTime   = time.Second
+	maxTelling = 8 // to one peer at a time
+)
 
 // Send spreads a message by gossip. Gossip forgets what it has seen only after minutes, so the same bytes again go to every
 // connected validator by itself.
@@ -121,14 +123,31 @@ func (v validators) Send(ctx context.Context, message []byte) error {
 	if v.n.first(message) {
 		return v.n.agree.Publish(ctx, message)
 	}
-	ctx, cancel := context.WithTimeout(ctx, tellTime)
-	defer cancel()
-	var wg sync.WaitGroup
 	for _, to := range v.n.validatorPeers() {
-		wg.Go(func() { v.n.host.Request(ctx, to, tell, message) }) // who does not answer is told again
+		v.n.tell(to, message)
 	}
-	wg.Wait()
 	return nil
+}
+
+// tell brings a message to one peer behind the caller's back: one that hangs must not hold up what is for the others. With
+// too many under way to it the message is dropped; it will be repeated.
+func (n *Node) tell(to peer.ID, message []byte) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.telling[to] >= maxTelling {
+		return
+	}
+	n.telling[to]++
+	n.background.Go(func() {
+		ctx, cancel := context.WithTimeout(n.running, tellTime)
+		defer cancel()
+		n.host.Request(ctx, to, tell, message) // who does not answer is told again
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.telling[to]--; n.telling[to] == 0 {
+			delete(n.telling, to)
+		}
+	})
 }
 
 // first reports whether a message was not sent before in this cycle, and remembers it.

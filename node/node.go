@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/blockzero-net/bzd/consensus"
 	"github.com/blockzero-net/bzd/consensus/beacon"
 	"github.com/blockzero-net/bzd/consensus/runner"
@@ -56,6 +58,7 @@ type Node struct {
 	moments    *optim.State // of the optimizer after the last cycle; nil before it is read
 
 	sent    map[protocol.Hash]bool // messages of the agreement that this node sent in the current cycle, by their hash
+	telling map[peer.ID]int        // repetitions under way
 	history *history
 	heads   heads
 	payload uint64                // bound of a delta's payload; zero before there is a checkpoint
@@ -71,7 +74,7 @@ func New(cfg Config) (_ *Node, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, registry: map[protocol.ID]protocol.Key{}, sent: map[protocol.Hash]bool{}, heads: heads{latest: map[protocol.ID]protocol.Head{}}}
+	n := &Node{cfg: cfg, registry: map[protocol.ID]protocol.Key{}, sent: map[protocol.Hash]bool{}, telling: map[peer.ID]int{}, heads: heads{latest: map[protocol.ID]protocol.Head{}}}
 	defer func() {
 		if err != nil {
 			n.Close()

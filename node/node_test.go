@@ -12,9 +12,6 @@ import (
 // they agreed on are on chain, as integers.
 func TestNetwork(t *testing.T) {
 	r := newRig(t, 3)
-	if testing.Short() {
-		r.period *= 2 // the race detector takes its time
-	}
 	r.start(everybody...)
 	r.begin()
 	r.run(append(everybody, "seed")...)

@@ -99,7 +99,7 @@ func TestProcesses(t *testing.T) {
 	try := func(run func(*rig) []said) []said {
 		for i := range attempts {
 			r := newRig(t, 3)
-			r.period = time.Duration(2+2*i) * testPeriod // more time each time
+			r.period *= time.Duration(2 + 2*i) // more time each time
 			out := run(r)
 			for _, p := range r.people {
 				r.leave(p)

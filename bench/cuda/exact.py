@@ -486,16 +486,11 @@ def rows(report):
     line("head_norm_rope 16 heads of 128", 2 * table, lambda: k("exact_head_norm_rope", (div(n * H, 8),), 128, y, hi, x, hw, cos, sin, n * H, hd, H, 2048, 1e-6))
     line("head_norm_rope_grad", 4 * table, lambda: k("exact_head_norm_rope_grad", (div(n * H, 8),), 128, y, dy, hi, x, hw, cos, sin, n * H, hd, H, 2048))
     line("norm_weight_grad of heads", 2 * table, lambda: k("exact_norm_weight_grad", (div(hd, 32),), 256, hw, dy, hi, x, n * H, hd))
-    line("sum", 3 * table, lambda: k("exact_sum", (div(n * d, 1024),), 256, y, x, dy, Long(n * d)))
     line("silumul", 3 * table, lambda: k("mixture_exact_silumul", (div(n * d, 1024),), 256, y, x, dy, Long(n * d)))
     line("silumul_grad", 5 * table, lambda: k("mixture_exact_silumul_grad", (div(n * d, 1024),), 256, y, big, dy, x, dy, Long(n * d)))
-    m, v = r(n, d), r(n, d).abs()
-    scalars = [1.0, 0.9, 0.1, 0.95, 0.05, 1e-3, 1.5, 1e-8, 0.0]
-    line("adamw", 7 * table, lambda: k("exact_adamw", (div(n * d, 1024),), 256, x, m, v, dy, Long(n * d), *scalars))
     ids = torch.randint(0, 50304, (n,), dtype=torch.int32, device="cuda")
     emb = r(50304, d)
     line("embed", 2 * table, lambda: k("exact_embed_f32", (n, div(d, 512)), 128, y, emb, ids, n, d))
-    line("embed_grad", 3 * table, lambda: k("exact_embed_grad", (n, div(d, 512)), 128, emb, dy, ids, n, d))
 
     E, top, t = 64, 8, 4096
     s = t * top

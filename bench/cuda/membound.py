@@ -38,9 +38,15 @@ def require(what, got, want, most=None):
 
 
 def per_row(rows, d):
-    if d <= 512:
+    if d <= 1024:
         return (ceil(rows, 8),), (32, 8)
-    return (rows,), (128,) if d <= 1024 else (256,)
+    return (rows,), (64,) if d <= 2048 else (128,) if d <= 4096 else (256,)
+
+
+def per_slot(rows, width):
+    if width <= 512:
+        return (ceil(rows, 8),), (32, 8)
+    return (rows,), (128,) if width <= 1024 else (256,)
 
 
 def flat(n):
@@ -81,7 +87,7 @@ def copy_bandwidth():
     return best
 
 
-ODD = [(3, 64), (9, 512), (5, 1000), (7, 2048), (2, 4200), (3, 37)]
+ODD = [(3, 64), (9, 512), (5, 1000), (7, 2048), (2, 4200), (3, 9000), (3, 37), (2, 4111)]
 
 
 def norm64(x, w, eps=1e-5):
@@ -97,7 +103,7 @@ def norm_grad64(dy, x, w, eps=1e-5):
 
 
 def norms(copy):
-    m, r = module("fast"), Report(copy)
+    m, r = module("norm"), Report(copy)
     for rows, d in ODD:
         grid, block = per_row(rows, d)
         w = random("f", d)
@@ -107,11 +113,6 @@ def norms(copy):
             want, want_inv = norm64(x, w)
             require(f"rmsnorm_{l} {rows}×{d}", y, want)
             require("inv", inv, want_inv)
-        for l in ("fff", "fbb", "bbb"):
-            x, a, y, inv, s = random(l[0], rows, d), random(l[1], rows, d), blank(l[2], rows, d), blank("f", rows), blank(l[0], rows, d)
-            m.launch("rmsnorm_sum_" + l, grid, block, 0, y, inv, s, x, a, w, rows, d, 1e-5)
-            require("sum", s, x.double() + a.double())
-            require("rmsnorm_sum_" + l, y, norm64(x.double() + a.double(), w)[0])
         for l in ("fff", "fbf", "bbf", "bbb"):
             x, dy, dx = random(l[0], rows, d), random(l[1], rows, d), random(l[2], rows, d)
             inv = norm64(x, w)[1].float()
@@ -137,10 +138,6 @@ def norms(copy):
     d, rows = WIDTH, ROWS
     grid, block = per_row(rows, d)
     w, inv = random("f", d), random("f", rows)
-    for l in ("fbb", "bbb"):
-        sets = [(random(l[0], rows, d), random(l[1], rows, d), blank(l[0], rows, d), blank(l[2], rows, d)) for _ in range(SETS)]
-        r.time("rmsnorm_sum_" + l, [m.prepare("rmsnorm_sum_" + l, grid, block, 0, y, inv, s, x, a, w, rows, d, 1e-5) for x, a, s, y in sets],
-               nbytes(*sets[0]))
     for l in ("fbf", "bbf", "bbb"):
         sets = [(random(l[0], rows, d), random(l[1], rows, d), random(l[2], rows, d)) for _ in range(SETS)]
         r.time("rmsnorm_grad_" + l, [m.prepare("rmsnorm_grad_" + l, grid, block, 0, dx, dx, dy, inv, x, w, rows, d) for x, dy, dx in sets],
@@ -161,16 +158,14 @@ def rotate(y, cos, sin, heads, sign=1):
 
 
 def heads(copy):
-    m, r = module("fast"), Report(copy)
+    m, r = module("norm"), Report(copy)
 
-    def shape(rows, h, hd):
-        lanes = 1
-        while lanes * 16 < hd:
-            lanes *= 2
-        return (ceil(rows * h, 256 // lanes),), (256,)
+    def shape(rows):
+        return (ceil(rows, 8),), (256,)
 
-    for rows, h, seq, hd in [(6, 3, 3, 128), (10, 2, 5, 64), (7, 1, 7, 16), (5, 3, 5, 96), (4, 5, 2, 40), (3, 2, 3, 6), (1030, 16, 103, 128)]:
-        grid, block = shape(rows, h, hd)
+    for rows, h, seq, hd in [(6, 3, 3, 128), (10, 2, 5, 64), (7, 1, 7, 16), (5, 3, 5, 96), (4, 5, 2, 40), (3, 2, 3, 6), (1030, 16, 103, 128),
+                              (70, 19, 35, 128), (600, 4, 60, 128)]:
+        grid, block = shape(rows)
         w, angle = random("f", hd), 3 * random("f", seq, hd // 2)
         cos, sin = angle.cos(), angle.sin()
         for l in ("ff", "fb", "bb"):
@@ -190,14 +185,15 @@ def heads(copy):
             require(f"headnorm_rope_grad_{l} {rows}×{h}×{hd}", dx, want.view(rows, -1))
             require("dw", dw, want_w, 1e-5)
     rows, h, hd = ROWS, HEADS, HD
-    grid, block = shape(rows, h, hd)
+    grid, block = shape(rows)
     w, angle, inv = random("f", hd), random("f", SEQ, hd // 2), random("f", rows * h)
     for l in ("bb", "fb"):
         sets = [(random(l[0], rows, h * hd), blank(l[1], rows, h * hd)) for _ in range(SETS)]
         r.time("headnorm_rope_" + l, [m.prepare("headnorm_rope_" + l, grid, block, 0, y, inv, x, w, angle, angle, rows, h, SEQ, hd, h * hd,
                                                 h * hd, 1e-5) for x, y in sets], nbytes(*sets[0]) + 4 * rows * h)
     sets = [(random("b", rows, h * hd), random("b", rows, h * hd), blank("b", rows, h * hd)) for _ in range(SETS)]
-    for name, g, part in (("", grid, None), (" and dw", (528,), blank("f", 528, hd))):
+    few = 4 * torch.cuda.get_device_properties(0).multi_processor_count
+    for name, g, part in (("", grid, None), (" and dw", (few,), blank("f", few, hd))):
         r.time("headnorm_rope_grad_bbb" + name, [m.prepare("headnorm_rope_grad_bbb", g, block, 0, dx, part, dy, inv, x, w, angle, angle,
                                                            rows, h, SEQ, hd, h * hd, h * hd) for x, dy, dx in sets], nbytes(*sets[0]))
     return r.lines
@@ -217,8 +213,8 @@ def elementwise(copy):
             G, U = g.double()[:, :width].requires_grad_(), u.double()[:, :width].requires_grad_()
             a, ws = F.silu(G) * U, w[source.long()].double()[:, None]
             want = torch.autograd.grad(a, (G, U), ws * da.double())
-            grid, block = per_row(rows, width)
-            m.launch("swiglu_grad_" + l, grid, block, 0, dg, du, wa, dw, da, g, u, w, source, rows, width, ld, width)
+            grid, block = per_slot(rows, width)
+            m.launch("swiglu_grad_" + l, grid, block, 0, dg, du, wa, dw, da, g, u, w, source, None, None, rows, width, ld, width)
             require("dg", dg[:, :width], want[0])
             require("du", du[:, :width], want[1])
             require("wa", wa, ws * a)
@@ -233,15 +229,21 @@ def elementwise(copy):
     r.time("swiglu_bb", [m.prepare("swiglu_bb", (rows * width // 8 // 256,), (256,), 0, a, g, u, rows, width, width, width)
                          for a, g, u in sets], nbytes(*sets[0]), [lambda g=g, u=u: F.silu(g) * u for _, g, u in sets])
     weight, dw, source = random("f", rows), blank("f", rows), torch.randperm(rows, device="cuda").int()
-    grid, block = per_row(rows, width)
-    r.time("swiglu_grad_b in place", [m.prepare("swiglu_grad_b", grid, block, 0, g, u, a, dw, a, g, u, weight, source, rows, width, width,
-                                                width) for a, g, u in sets], 2 * nbytes(*sets[0]))
+    grid, block = per_slot(rows, width)
+    expert = torch.randint(EXPERTS, (rows,), device="cuda").int()
+    wanted = (torch.arange(EXPERTS, device="cuda") < EXPERTS // 8).int()
+    for name, e, some, passes in (("", None, None, 6), (", wa of 1/8", expert, wanted, 5 + 1 / 8)):
+        r.time("swiglu_grad_b in place" + name, [m.prepare("swiglu_grad_b", grid, block, 0, g, u, a, dw, a, g, u, weight, source, e, some, rows,
+                                                           width, width, width) for a, g, u in sets], passes * nbytes(sets[0][0]))
     n = ROWS * WIDTH
     for l in ("fff", "ffb", "bbb"):
         sets = [(blank(l[0], n), random(l[1], n), random(l[2], n)) for _ in range(SETS)]
         r.time("sum_" + l, [m.prepare("sum_" + l, *flat(n), 0, y, a, b, Long(n)) for y, a, b in sets], nbytes(*sets[0]),
                [lambda y=y, a=a, b=b: torch.add(a, b, out=y) for y, a, b in sets])
     return r.lines
+
+
+LOSS_THREADS = {"f": 1024, "b": 512}
 
 
 def loss(copy):
@@ -256,7 +258,7 @@ def loss(copy):
             grad, = torch.autograd.grad(want.sum() * 0.25, X)
             losses = torch.full((rows,), float("nan"), device="cuda", dtype=torch.float64)
             for scale in (0.0, 0.25):
-                m.launch("cross_entropy_" + l, (rows,), (512,), 0, losses, x, target, rows, vocab, scale)
+                m.launch("cross_entropy_" + l, (rows,), (LOSS_THREADS[l],), 0, losses, x, target, rows, vocab, scale)
                 require(f"loss_{l} {rows}×{vocab}", losses, want, 1e-6)
             require(f"gradient_{l} {rows}×{vocab}", x, grad, 5e-3 if l == "b" else 1e-5)
     for l, rows in (("b", 4096), ("f", 2048)):
@@ -267,17 +269,23 @@ def loss(copy):
             x = x.requires_grad_()
             torch.autograd.grad(F.cross_entropy(x, t), x)
 
-        r.time(f"cross_entropy_{l}", [m.prepare(f"cross_entropy_{l}", (rows,), (512,), 0, losses, x, t.int(), rows, VOCAB, 1e-4)
-                                      for x, t in sets], 2 * nbytes(sets[0][0]),
-               [lambda x=x.clone(), t=t: theirs(x, t) for x, t in sets])
-        r.time(f"cross_entropy_{l} loss", [m.prepare(f"cross_entropy_{l}", (rows,), (512,), 0, losses, x, t.int(), rows, VOCAB, 0.0)
-                                           for x, t in sets], nbytes(sets[0][0]))
+        for threads in (512, 1024):
+            mark = "" if threads == LOSS_THREADS[l] else f", {threads} threads"
+            calls = {k: [m.prepare(f"cross_entropy_{l}", (rows,), (threads,), 0, losses, x, t.int(), rows, VOCAB, k) for x, t in sets]
+                     for k in (1e-4, 0.0)}
+            r.time(f"cross_entropy_{l}{mark}", calls[1e-4], 2 * nbytes(sets[0][0]),
+                   None if mark else [lambda x=x.clone(), t=t: theirs(x, t) for x, t in sets])
+            r.time(f"cross_entropy_{l} loss{mark}", calls[0.0], nbytes(sets[0][0]))
         del sets
     return r.lines
 
 
+def addresses(*tensors):
+    return torch.tensor([t.data_ptr() for t in tensors], device="cuda", dtype=torch.int64)
+
+
 def optimiser(copy):
-    m, r = module("fast"), Report(copy)
+    m, r = module("optimizer"), Report(copy)
     scalars = (0.7, 0.9, 0.1, 0.95, 0.05, 3e-3, 1.5, 1e-8, 1e-4)
     clip, b1, o1, b2, o2, step, root, eps, decay = (torch.tensor(s).item() for s in scalars)
     for n in (5, 4099):
@@ -286,20 +294,19 @@ def optimiser(copy):
         M, V = b1 * mm.double() + o1 * x, b2 * v.double() + o2 * x * x
         P = p.double() - decay * p.double() - M * step / (V.sqrt() * root + eps)
         half = blank("b", n)
-        m.launch("adamw_copy", *flat(n), 0, p, mm, v, g, Long(n), *scalars, half)
+        twice = [x.clone() for x in (p, mm, v)]
+        m.launch("adamw", *flat(n), 0, p, mm, v, g, Long(n), *scalars)
+        m.launch("adamw_copy", *flat(n), 0, *twice, g, half, Long(n), *scalars)
+        if not all(torch.equal(x, y) for x, y in zip(twice, (p, mm, v))) or not torch.equal(half, p.bfloat16()):
+            raise AssertionError("the copy differs")
         require("adamw p", p, P)
         require("adamw m", mm, M)
         require("adamw v", v, V)
-        if not torch.equal(half, p.bfloat16()):
-            raise AssertionError("the copy differs")
-        for l in "fb":
-            x = random(l, n)
-            partial, total = torch.empty(3, device="cuda", dtype=torch.float64), torch.empty(1, device="cuda", dtype=torch.float64)
-            m.launch("square_sum_" + l, (3,), (256,), 0, partial, x, Long(n))
-            m.launch("sum_doubles", (1,), (256,), 0, total, partial, 3)
-            require("square_sum", total, x.double().square().sum(), 1e-6)
+        partial, at, lengths = torch.empty(2, 3, device="cuda", dtype=torch.float64), addresses(g, p), torch.tensor([n, n], device="cuda")
+        m.launch("square_sums", (3, 2), (256,), 0, partial, at, lengths)
+        require("square_sums", partial.sum(1), torch.stack((g, p)).double().square().sum(1), 1e-6)
     n = 1 << 26
-    p, mm, v, g, half = random("f", n), random("f", n), random("f", n).abs(), random("f", n), blank("b", n)
+    p, mm, v, g = random("f", n), random("f", n), random("f", n).abs(), random("f", n)
     steps = torch.zeros(1, device="cuda")
 
     def theirs():
@@ -307,11 +314,21 @@ def optimiser(copy):
                             maximize=False)
 
     r.time("adamw", [m.prepare("adamw", *flat(n), 0, p, mm, v, g, Long(n), *scalars)], 28 * n, [theirs])
-    r.time("adamw_copy", [m.prepare("adamw_copy", *flat(n), 0, p, mm, v, g, Long(n), *scalars, half)], 30 * n)
-    partial = torch.empty(1024, device="cuda", dtype=torch.float64)
-    r.time("square_sum_f", [m.prepare("square_sum_f", (1024,), (256,), 0, partial, x, Long(n)) for x in (p, g)], 4 * n,
-           [lambda: torch.linalg.vector_norm(p), lambda: torch.linalg.vector_norm(g)])
+    half = blank("b", n)
+    r.time("adamw_copy", [m.prepare("adamw_copy", *flat(n), 0, p, mm, v, g, half, Long(n), *scalars)], 30 * n)
+    for tensors in (1, 32):
+        lengths, shares = torch.full((tensors,), n // tensors, device="cuda"), min(ceil(n // tensors, 1 << 15), max(16, 4096 // tensors))
+        partial = torch.empty(tensors * shares, device="cuda", dtype=torch.float64)
+        r.time(f"square_sums of {tensors}", [m.prepare("square_sums", (shares, tensors), (256,), 0, partial, addresses(*x.chunk(tensors)), lengths)
+                                             for x in (p, g)], 4 * n, [lambda x=x: torch.linalg.vector_norm(x) for x in (p, g)])
     return r.lines
+
+
+def by_id(ids):
+    """The arguments ids, first and order of embed_grad."""
+    order = ids.sort(stable=True)
+    values, counts = order.values.unique_consecutive(return_counts=True)
+    return values.int(), torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int(), order.indices.int()
 
 
 def embedding(copy):
@@ -325,7 +342,8 @@ def embedding(copy):
         for l in "fb":
             table, dy = random("f", 6, d), random(l, rows, d)
             want = table.double().index_add(0, ids.long(), dy.double())
-            m.launch("embed_grad_" + l, (rows,), (256,), 0, table, dy, ids, rows, d)
+            lists = by_id(ids)
+            m.launch("embed_grad_" + l, (lists[0].numel(), ceil(d, 512)), (64,), 0, table, dy, *lists, d)
             require("embed_grad_" + l, table, want, 1e-5)
     rows, d = ROWS, WIDTH
     table = random("f", VOCAB, d)
@@ -337,9 +355,10 @@ def embedding(copy):
     r.time("embed_bb", [m.prepare("embed_bb", (rows,), (256,), 0, y, half, ids, rows, d) for y in sets], 4 * rows * d,
            [lambda: F.embedding(ids, half)])
     few = 8192
-    dy = random("b", few, d)
-    r.time("embed_grad_b", [m.prepare("embed_grad_b", (few,), (256,), 0, table, dy, ids, few, d)],
-           nbytes(dy) + 8 * d * ids[:few].unique().numel(),
+    dy, lists = random("b", few, d), by_id(ids[:few])
+    unique = lists[0].numel()
+    print(f"  {few} tokens, {unique} of them different, the most frequent {lists[1].diff().max()} times", flush=True)
+    r.time("embed_grad_b", [m.prepare("embed_grad_b", (unique, ceil(d, 512)), (64,), 0, table, dy, *lists, d)], nbytes(dy) + 8 * d * unique,
            [lambda: table.index_add_(0, ids[:few], dy.float())])
     return r.lines
 
@@ -352,7 +371,7 @@ class Routing:
         self.probs, self.weight = blank("f", tokens, experts), blank("f", tokens, top)
         self.expert, self.place, self.source = (torch.full((self.slots,), -1, device="cuda", dtype=torch.int32) for _ in range(3))
         self.offsets = torch.full((experts + 1,), -1, device="cuda", dtype=torch.int32)
-        self.counts = torch.empty(self.runs * experts, device="cuda", dtype=torch.int32)
+        self.counts, self.first = (torch.empty(self.runs * experts, device="cuda", dtype=torch.int32) for _ in range(2))
 
     def steps(self):
         m, block = self.m, (256,)
@@ -360,8 +379,8 @@ class Routing:
             m.prepare("moe_route", (ceil(self.tokens, 16),), block, 0, self.probs, self.expert, self.weight, self.logits, self.tokens,
                       self.experts, self.top, self.normalize),
             m.prepare("moe_count", (self.runs,), block, 0, self.counts, self.expert, self.slots, self.experts),
-            m.prepare("moe_offsets", (1,), block, 0, self.offsets, self.counts, self.runs, self.experts),
-            m.prepare("moe_place", (self.runs,), block, 0, self.place, self.source, self.counts, self.expert, self.slots, self.experts),
+            m.prepare("moe_offsets", (1,), block, 0, self.offsets, self.first, self.counts, self.runs, self.experts),
+            m.prepare("moe_place", (self.runs,), block, 0, self.place, self.source, self.first, self.expert, self.slots, self.experts),
         ]
 
     def grad(self, dl, dw, balance):
@@ -409,8 +428,14 @@ def mixture(copy):
         place = route.place.long()
         for l in ("ff", "fb", "bb"):
             x, y = random(l[0], tokens, d), blank(l[1], tokens * top, d)
-            m.launch("moe_gather_" + l, (tokens,), block, 0, y, x, route.place, None, tokens, top, d)
-            if not torch.equal(y[place], x.to(y.dtype).repeat_interleave(top, 0)):
+            want = x.to(y.dtype).repeat_interleave(top, 0)
+            wanted = (torch.arange(experts, device="cuda") % 2).int()
+            some = wanted[route.expert.long()].bool()
+            m.launch("moe_gather_" + l, (tokens,), block, 0, y, x, route.place, route.expert, wanted, tokens, top, d)
+            if not torch.equal(y[place[some]], want[some]) or not y[place[~some]].isnan().all():
+                raise AssertionError("gather of some, " + l)
+            m.launch("moe_gather_" + l, (tokens,), block, 0, y, x, route.place, None, None, tokens, top, d)
+            if not torch.equal(y[place], want):
                 raise AssertionError("gather_" + l)
         for l in ("ff", "bf", "bb"):
             o, base, y = random(l[0], tokens * top, d), random(l[1], tokens, d), blank(l[1], tokens, d)
@@ -431,8 +456,14 @@ def mixture(copy):
     r.time("moe_route_grad", [route.grad(route.probs.clone(), random("f", tokens, TOP), 0.01)], 8 * route.logits.numel())
     block, token = (256,), torch.arange(tokens, device="cuda").repeat_interleave(TOP)[route.source.long()]
     x, y = random("b", tokens, d), blank("b", tokens * TOP, d)
-    r.time("moe_gather_bb", [m.prepare("moe_gather_bb", (tokens,), block, 0, y, x, route.place, None, tokens, TOP, d)], nbytes(x, y),
+    r.time("moe_gather_bb", [m.prepare("moe_gather_bb", (tokens,), block, 0, y, x, route.place, None, None, tokens, TOP, d)], nbytes(x, y),
            [lambda: torch.index_select(x, 0, token, out=y)])
+    wanted = (torch.arange(EXPERTS, device="cuda") < EXPERTS // 8).int()
+    part = int(wanted[route.expert.long()].sum()) / route.slots
+    r.time("moe_gather_bb of 1/8", [m.prepare("moe_gather_bb", (tokens,), block, 0, y, x, route.place, route.expert, wanted, tokens, TOP, d)],
+           nbytes(x) + part * nbytes(y))
+    w = random("f", tokens, d)
+    r.time("moe_gather_fb", [m.prepare("moe_gather_fb", (tokens,), block, 0, y, w, route.place, None, None, tokens, TOP, d)], nbytes(w, y))
     o, weight = random("b", tokens * TOP, d), route.weight.flatten()[route.source.long()].bfloat16()[:, None]
     r.time("moe_combine_bb", [m.prepare("moe_combine_bb", (tokens,), block, 0, x, None, o, route.place, route.weight, tokens, TOP, d)],
            nbytes(o, x), [lambda: torch.zeros_like(x).index_add_(0, token, o * weight)])

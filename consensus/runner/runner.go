@@ -71,6 +71,8 @@ type Runner struct {
 	fetching map[consensus.Name]bool
 	writing  bool            // a batch is on its way to the log
 	ready    consensus.Ready // the batch's
+	began    int64           // when it went there
+	fell     bool            // the Fallback was output before the batch with it was durable
 	muted    bool
 	outputs  []consensus.Output
 	proofs   []protocol.EquivocationProof
@@ -189,8 +191,13 @@ func (r *Runner) turn() (next int64) {
 	defer r.mu.Unlock()
 	now := r.cfg.Clock.Now()
 	r.machine.Tick(now)
-	if r.writing && !r.muted && now >= r.machine.Deadline() {
-		r.mute(fmt.Errorf("%w: it did not answer by the deadline", ErrLog))
+	if deadline := r.machine.Deadline(); r.writing && !r.muted && now >= deadline {
+		switch {
+		case r.began < deadline:
+			r.mute(fmt.Errorf("%w: it did not answer by the deadline", ErrLog))
+		case now >= deadline+r.patience():
+			r.mute(fmt.Errorf("%w: it did not answer for %d ms after the deadline", ErrLog, now-deadline))
+		}
 	}
 	for !r.writing || r.muted {
 		ready := r.machine.Ready()
@@ -208,9 +215,17 @@ func (r *Runner) turn() (next int64) {
 	return r.machine.Next()
 }
 
+// patience is how long a write that began at the deadline may take, in milliseconds: as long as the agreement.
+func (r *Runner) patience() int64 { return r.machine.Deadline() - r.cfg.Machine.Start }
+
 // write makes a batch durable, beside the loop: a disk that hangs must not hold up the output.
 func (r *Runner) write(ready consensus.Ready) {
-	r.writing, r.ready = true, ready
+	r.writing, r.ready, r.began = true, ready, r.cfg.Clock.Now()
+	if out := ready.Output; out != nil && out.Outcome == consensus.Fallback {
+		// What is written is the null that says so to others. The output rests on nothing that is to be durable.
+		r.fell = true
+		r.outputs = append(r.outputs, *out)
+	}
 	r.wg.Go(func() {
 		err := r.cfg.Log.Append(ready.Persist)
 		r.mu.Lock()
@@ -242,8 +257,8 @@ func (r *Runner) finish(ready consensus.Ready) {
 		default: // the machine repeats it
 		}
 	}
-	if ready.Output != nil {
-		r.outputs = append(r.outputs, *ready.Output)
+	if out := ready.Output; out != nil && !(r.fell && out.Outcome == consensus.Fallback) {
+		r.outputs = append(r.outputs, *out)
 	}
 	r.machine.Advance()
 }

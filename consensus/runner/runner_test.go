@@ -344,6 +344,39 @@ func (s stuck) Append([][]byte) error {
 	return nil
 }
 
+// slow is a log that takes its time.
+type slow time.Duration
+
+func (s slow) Append([][]byte) error {
+	<-time.After(time.Duration(s))
+	return nil
+}
+
+// TestNullOnSlowDisk: the null that a validator signs at its deadline is given the time that a disk takes, though the
+// output is not held up by it; so a cycle that decided nothing ends with a proof that it did not.
+func TestNullOnSlowDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t)
+		h.lose = func(_ int, b []byte) bool { return b[0] == byte(consensus.KindMergeVector) }
+		for i := range 4 {
+			h.add(i, slow(3*delta*time.Millisecond/2), nil)
+		}
+		h.finish(func(i int, r *runner.Runner) {
+			if out := h.output(r); out.Outcome != consensus.Fallback || h.clock.Now() != deadline {
+				t.Errorf("runner %d: %s at %d ms", i, out.Outcome, h.clock.Now())
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			if out, err := r.Run(ctx); err != nil || out.Outcome != consensus.Null || !out.Late {
+				t.Errorf("runner %d: then %s, %v", i, out.Outcome, err)
+			}
+		})
+		if len(h.faults) > 0 {
+			t.Errorf("a fault: %v", <-h.faults)
+		}
+	})
+}
+
 // TestDiskHangs: the output does not wait for the disk.
 func TestDiskHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

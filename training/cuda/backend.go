@@ -44,7 +44,9 @@ type Backend struct {
 
 	op      sync.Mutex // held while an operation is queued
 	pending []pending
+	turns   *buffer // see counters
 	spill   *spill
+	squares *squares
 }
 
 // pending are losses on the device that a Sync will fetch.
@@ -194,6 +196,7 @@ func (b *Backend) copy(d, s *buffer) {
 		b.fail(fmt.Errorf("%w: a copy of a buffer there was no memory for", ErrOutOfMemory))
 		return
 	}
+	d.touched()
 	if err := b.drv.CopyDevice(d.ptr, s.ptr, d.kind.bytes(d.n), 0); err != nil {
 		b.fail(err)
 	}

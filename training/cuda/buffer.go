@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"fmt"
+	"weak"
 
 	"github.com/blockzero-net/bzd/training/backend"
 )
@@ -32,8 +33,18 @@ func (k kind) String() string {
 
 // memory is one allocation. When nothing refers to it any more the collector gives it back to the device's pool.
 type memory struct {
-	ptr   Ptr
-	bytes int64
+	ptr     Ptr
+	bytes   int64
+	weights []weak.Pointer[weight] // prepared from it, with copies of their own: they hear of writes
+}
+
+// written tells weights that their data may have changed.
+func (m *memory) written() {
+	for _, p := range m.weights {
+		if w := p.Value(); w != nil {
+			w.mirror = false
+		}
+	}
 }
 
 // buffer is a run of values in an allocation; in one without an address when there was no memory for it.
@@ -75,5 +86,12 @@ func on(b backend.Buffer) *buffer {
 func mustMatch(op string, a, b int) {
 	if a != b {
 		panic(fmt.Sprintf("cuda: %s of %d values and %d", op, a, b))
+	}
+}
+
+// touched must precede what may write to the buffer.
+func (b *buffer) touched() {
+	if b.mem != nil && b.mem.weights != nil {
+		b.mem.written()
 	}
 }

@@ -239,6 +239,7 @@ func (d *device) launch(name string, grid, block dims, shared int, args ...any) 
 				d.fail(fmt.Errorf("%w: an operation on a buffer there was no memory for", ErrOutOfMemory))
 				return
 			default:
+				a.touched()
 				args[i] = a.ptr
 			}
 		case int:
@@ -263,6 +264,7 @@ func (d *device) write(dst *buffer, raw []byte) {
 	if d.err != nil || dst.ptr == 0 || len(raw) == 0 {
 		return
 	}
+	dst.touched()
 	if from, err := d.via(raw); err != nil {
 		d.fail(err)
 	} else if err := d.drv.ToDevice(dst.ptr, from, 0); err != nil {
@@ -334,6 +336,7 @@ func (d *device) clear(b *buffer) {
 		d.launch("zero_bf16", dims{(b.n + 255) / 256, 1, 1}, dims{256, 1, 1}, 0, b, int64(b.n))
 		return
 	}
+	b.touched()
 	if err := d.drv.Fill(b.ptr, 0, b.kind.bytes(b.n)/4, 0); err != nil {
 		d.fail(err)
 	}

@@ -2,7 +2,8 @@ package cuda
 
 import "github.com/blockzero-net/bzd/training/backend"
 
-// The kernels are in kernels/exact.cu, with their arguments.
+// The kernels are in kernels/exact.cu, with their arguments; what serves both modes is in kernels/fast.cu
+// and optimizer.cu.
 
 // rowsGrid is for kernels with 16 threads a row, elementsGrid for those with four elements a thread, columnsGrid for those
 // with a block for 512 values of a row.
@@ -16,7 +17,7 @@ var (
 )
 
 func (b *Backend) exactSum(dst, x, y *buffer) {
-	b.launch("exact_sum", elementsGrid(dst.n), elementsBlock, 0, dst, x, y, int64(dst.n))
+	b.launch("sum_fff", dims{ceil(dst.n, 2048), 1, 1}, elementsBlock, 0, dst, x, y, int64(dst.n))
 }
 
 func (b *Backend) exactColumns(dst, x *buffer, cols []int) {
@@ -61,11 +62,6 @@ func (b *Backend) exactEmbed(y *buffer, table *weight, ids []int32) {
 	b.launch("exact_embed_"+v.kind.String(), columnsGrid(len(ids), table.in), rowsBlock, 0, y, v, upload(b.device, ids), len(ids), table.in)
 }
 
-func (b *Backend) exactEmbedGrad(dtable, dy *buffer, ids []int32) {
-	d := dy.n / len(ids)
-	b.launch("exact_embed_grad", columnsGrid(len(ids), d), rowsBlock, 0, dtable, dy, upload(b.device, ids), len(ids), d)
-}
-
 // exactCrossEntropy puts rows float64 losses into out.
 func (b *Backend) exactCrossEntropy(out, logits, targets *buffer, rows int, scale float32) {
 	b.launch("exact_cross_entropy", rowsGrid(rows), rowsBlock, 0, out, logits, targets, rows, logits.n/rows, scale)
@@ -73,7 +69,7 @@ func (b *Backend) exactCrossEntropy(out, logits, targets *buffer, rows int, scal
 
 // adamW is the same in both modes: parameters and moments are float32 in each.
 func (b *Backend) adamW(p, m, v, g *buffer, h backend.AdamW) {
-	b.launch("exact_adamw", elementsGrid(p.n), elementsBlock, 0, p, m, v, g, int64(p.n), h.Clip, h.Beta1, h.One1, h.Beta2, h.One2, h.Step, h.Root,
+	b.launch("adamw", dims{ceil(p.n, 2048), 1, 1}, elementsBlock, 0, p, m, v, g, int64(p.n), h.Clip, h.Beta1, h.One1, h.Beta2, h.One2, h.Step, h.Root,
 		h.Eps, h.Decay)
 }
 

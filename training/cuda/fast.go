@@ -3,11 +3,12 @@ package cuda
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/blockzero-net/bzd/training/backend"
 )
 
-// The fast mode launches the kernels of kernels/fast.cu, moe.cu, flash.cu and gemm_bf16*.cu; their headers say with what.
+// The fast mode launches the kernels of kernels/norm.cu, fast.cu, moe.cu, flash.cu and gemm_bf16*.cu; their headers say with what.
 
 // letters is the suffix of a kernel's name for these types of arguments.
 func letters(all ...*buffer) string {
@@ -18,12 +19,14 @@ func letters(all ...*buffer) string {
 	return string(s)
 }
 
-// perRow is the launch shape of kernels that have a row to a warp or a block.
+// perRow is the launch shape of the norms of rows, which have a row to a warp or a block.
 func perRow(rows, d int) (grid, block dims) {
 	switch {
-	case d <= 512:
-		return dims{ceil(rows, 8), 1, 1}, dims{32, 8, 1}
 	case d <= 1024:
+		return dims{ceil(rows, 8), 1, 1}, dims{32, 8, 1}
+	case d <= 2048:
+		return dims{rows, 1, 1}, dims{64, 1, 1}
+	case d <= 4096:
 		return dims{rows, 1, 1}, dims{128, 1, 1}
 	}
 	return dims{rows, 1, 1}, dims{256, 1, 1}
@@ -89,24 +92,25 @@ const weightShares = 64
 func (b *Backend) fastRMSNormGrad(dx, dw, dy, inv, x, w *buffer) {
 	rows, d := inv.n, w.n
 	grid, block := perRow(rows, d)
+	// fff, fbf, bbf and bbb are there
 	g, drop := dy, func() {}
-	if x.kind == f32 && dx.kind == f32 || x.kind == bf16 && dy.kind == bf16 {
-		// fff, fbf, bbf and bbb are there
-	} else {
-		g, _, drop = b.as(x.kind, dy)
+	if x.kind == bf16 && dy.kind == f32 {
+		g, _, drop = b.as(bf16, dy)
 	}
-	b.launch("rmsnorm_grad_"+letters(x, g, dx), grid, block, 0, dx, dx, g, inv, x, w, rows, d)
+	if x.kind == f32 && dx.kind == bf16 {
+		s := b.scratch(f32, dx.n)
+		b.launch("rmsnorm_grad_"+letters(x, g, s), grid, block, 0, s, none, g, inv, x, w, rows, d)
+		b.fastSum(dx, dx, s)
+		b.release(s)
+	} else {
+		b.launch("rmsnorm_grad_"+letters(x, g, dx), grid, block, 0, dx, dx, g, inv, x, w, rows, d)
+	}
 	if dw != nil {
-		gw, dropW := g, func() {}
-		if x.kind == bf16 {
-			gw, _, dropW = b.as(bf16, g)
-		}
 		parts := min(weightShares, rows)
 		partial := b.scratch(f32, parts*d)
-		b.launch("rmsnorm_wgrad_"+letters(x, gw), dims{ceil(d, 256), parts, 1}, dims{256, 1, 1}, 0, partial, gw, inv, x, rows, d)
+		b.launch("rmsnorm_wgrad_"+letters(x, g), dims{ceil(d, 256), parts, 1}, dims{256, 1, 1}, 0, partial, g, inv, x, rows, d)
 		b.reduceRows(dw, partial, parts, d)
 		b.release(partial)
-		dropW()
 	}
 	drop()
 }
@@ -116,20 +120,11 @@ func (b *Backend) reduceRows(y, partial *buffer, parts, n int) {
 	b.launch("reduce_rows", dims{ceil(n, 32), 1, 1}, dims{256, 1, 1}, 0, y, partial, parts, n, 1)
 }
 
-// headLanes is how many threads share a head.
-func headLanes(d int) int {
-	l := 1
-	for l*16 < d {
-		l *= 2
-	}
-	return l
-}
-
 func (b *Backend) fastHeadNormRope(y, inv, x, w *buffer, r backend.Rope, heads, seq int, eps float32) {
 	d := w.n
 	rows, width := inv.n/heads, heads*d
 	target, back, _ := b.as(max(x.kind, y.kind), y)
-	b.launch("headnorm_rope_"+letters(x, target), dims{ceil(rows*heads, 256/headLanes(d)), 1, 1}, dims{256, 1, 1}, 0,
+	b.launch("headnorm_rope_"+letters(x, target), dims{ceil(rows, 8), 1, 1}, dims{256, 1, 1}, 0,
 		target, inv, x, w, on(r.Cos), on(r.Sin), rows, heads, seq, d, width, width, eps)
 	back()
 }
@@ -137,7 +132,7 @@ func (b *Backend) fastHeadNormRope(y, inv, x, w *buffer, r backend.Rope, heads, 
 func (b *Backend) fastHeadNormRopeGrad(dx, dw, dy, inv, x, w *buffer, r backend.Rope, heads, seq int) {
 	d := w.n
 	rows, width := inv.n/heads, heads*d
-	grid := ceil(rows*heads, 256/headLanes(d))
+	grid := ceil(rows, 8)
 	var partial *buffer
 	if dw != nil {
 		grid = min(grid, 4*b.info.SMs)
@@ -171,40 +166,42 @@ func (b *Backend) fastEmbed(y *buffer, w *weight, ids []int32) {
 	back()
 }
 
-func (b *Backend) fastEmbedGrad(dtable, dy *buffer, ids []int32) {
-	b.launch("embed_grad_"+letters(dy), dims{len(ids), 1, 1}, dims{256, 1, 1}, 0, dtable, dy, upload(b.device, ids), len(ids), dy.n/len(ids))
+// embedGrad adds the rows of each id in their order: in float32 it is what docs/spec/exact.md says.
+func (b *Backend) embedGrad(dtable, dy *buffer, ids []int32) {
+	d := dy.n / len(ids)
+	list, first, order := byID(ids, dtable.n/d)
+	at := upload(b.device, slices.Concat(list, first, order))
+	b.launch("embed_grad_"+letters(dy), dims{len(list), ceil(d, 512), 1}, dims{64, 1, 1}, 0, dtable, dy,
+		at.slice(0, len(list)), at.slice(len(list), len(first)), at.slice(len(list)+len(first), len(order)), d)
 }
+
+// byID lists the different ids below n, and the places of each in order: those of list[i] are order[first[i]:first[i+1]].
+func byID(ids []int32, n int) (list, first, order []int32) {
+	next := make([]int32, n) // how often an id comes, then where its next place goes
+	for _, id := range ids {
+		next[id]++
+	}
+	sum := int32(0)
+	for id, count := range next {
+		if count > 0 {
+			list, first = append(list, int32(id)), append(first, sum)
+			next[id], sum = sum, sum+count
+		}
+	}
+	order = make([]int32, len(ids))
+	for i, id := range ids {
+		order[next[id]] = int32(i)
+		next[id]++
+	}
+	return list, append(first, sum), order
+}
+
+// lossThreads is how many threads share a row of logits: as many as keep most of it in registers, by type.
+var lossThreads = [...]int{f32: 1024, bf16: 512}
 
 func (b *Backend) fastCrossEntropy(losses, logits, targets *buffer, rows int, scale float32) {
-	b.launch("cross_entropy_"+letters(logits), dims{rows, 1, 1}, dims{512, 1, 1}, 0, losses, logits, targets, rows, logits.n/rows, scale)
-}
-
-// fastSumSquares returns the sums itself, made of shares on the host.
-func (b *Backend) fastSumSquares(x []*buffer) []float32 {
-	const most, share = 256, 1 << 15
-	parts, total := make([]int, len(x)), 0
-	for i, p := range x {
-		parts[i] = min(most, ceil(p.n, share))
-		total += parts[i]
-	}
-	partial := b.scratch(f32, 2*total)
-	at := 0
-	for i, p := range x {
-		b.launch("square_sum_f", dims{parts[i], 1, 1}, dims{256, 1, 1}, 0, partial.slice(2*at, 2*parts[i]), p, int64(p.n))
-		at += parts[i]
-	}
-	shares := make([]float64, total)
-	b.read(bytesOf(shares), partial)
-	b.release(partial)
-	sums := make([]float32, len(x))
-	for i, n := range parts {
-		sum := 0.0
-		for _, s := range shares[:n] {
-			sum += s
-		}
-		shares, sums[i] = shares[n:], float32(sum)
-	}
-	return sums
+	b.launch("cross_entropy_"+letters(logits), dims{rows, 1, 1}, dims{lossThreads[logits.kind], 1, 1}, 0, losses, logits, targets, rows, logits.n/rows,
+		scale)
 }
 
 // scaleOf is 1/√headDim as in exact mode.

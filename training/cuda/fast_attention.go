@@ -69,10 +69,13 @@ func (b *Backend) fastAttention(out, q, k, v *buffer, a *attn) {
 	hd, rows := a.HeadDim, q.n/(a.Heads*a.HeadDim)
 	kernel, batch, wide, pairs, _ := b.flashShape(a, rows)
 	O, Q, K, V := b.pad(out, hd, false), b.pad(q, hd, true), b.pad(k, hd, true), b.pad(v, hd, true)
-	lq, lk := a.Heads*wide, a.KVHeads*wide
-	t := kernel.forward
-	b.launch("flash_fwd_"+kernel.name, dims{batch * a.Heads * ceil(a.Seq, t.rows), 1, 1}, dims{t.threads, 1, 1}, t.shared,
-		O.buffer, a.kept, Q.buffer, K.buffer, V.buffer, batch, a.Seq, a.Heads, a.KVHeads, wide, lq, lq, lk, lk, scaleOf(hd), pairs)
+	if h, ok := b.hopperHeads(a); ok {
+		b.hopperAttention(h, O.buffer, Q.buffer, K.buffer, V.buffer, a, batch, pairs)
+	} else {
+		lq, lk, t := a.Heads*wide, a.KVHeads*wide, kernel.forward
+		b.launch("flash_fwd_"+kernel.name, dims{batch * a.Heads * ceil(a.Seq, t.rows), 1, 1}, dims{t.threads, 1, 1}, t.shared,
+			O.buffer, a.kept, Q.buffer, K.buffer, V.buffer, batch, a.Seq, a.Heads, a.KVHeads, wide, lq, lq, lk, lk, scaleOf(hd), pairs)
+	}
 	V.drop()
 	K.drop()
 	Q.drop()
@@ -95,14 +98,18 @@ func (b *Backend) fastAttentionGrad(dq, dk, dv, dout, out, q, k, v *buffer, a *a
 	}
 	b.launch("flash_stats", dims{ceil(batch*tall*a.Heads*lanes, 256), 1, 1}, dims{256, 1, 1}, 0, stats, DO.buffer, O.buffer, a.kept,
 		batch, a.Seq, a.Heads, wide, lq)
-	t := kernel.keys
-	b.launch("flash_dkdv_"+kernel.name, dims{batch * a.KVHeads * ceil(a.Seq, t.rows), 1, 1}, dims{t.threads, 1, 1}, t.shared,
-		DK.buffer, DV.buffer, DO.buffer, Q.buffer, K.buffer, V.buffer, stats,
-		batch, a.Seq, a.Heads, a.KVHeads, wide, lq, lq, lk, lk, scaleOf(hd), kvPairs)
-	t = kernel.queries
-	b.launch("flash_dq_"+kernel.name, dims{batch * a.Heads * ceil(a.Seq, t.rows), 1, 1}, dims{t.threads, 1, 1}, t.shared,
-		DQ.buffer, DO.buffer, Q.buffer, K.buffer, V.buffer, stats,
-		batch, a.Seq, a.Heads, a.KVHeads, wide, lq, lq, lk, lk, scaleOf(hd), pairs)
+	if h, ok := b.hopperHeads(a); ok {
+		b.hopperAttentionGrad(h, DQ.buffer, DK.buffer, DV.buffer, DO.buffer, Q.buffer, K.buffer, V.buffer, stats, a, batch, pairs, kvPairs)
+	} else {
+		t := kernel.keys
+		b.launch("flash_dkdv_"+kernel.name, dims{batch * a.KVHeads * ceil(a.Seq, t.rows), 1, 1}, dims{t.threads, 1, 1}, t.shared,
+			DK.buffer, DV.buffer, DO.buffer, Q.buffer, K.buffer, V.buffer, stats,
+			batch, a.Seq, a.Heads, a.KVHeads, wide, lq, lq, lk, lk, scaleOf(hd), kvPairs)
+		t = kernel.queries
+		b.launch("flash_dq_"+kernel.name, dims{batch * a.Heads * ceil(a.Seq, t.rows), 1, 1}, dims{t.threads, 1, 1}, t.shared,
+			DQ.buffer, DO.buffer, Q.buffer, K.buffer, V.buffer, stats,
+			batch, a.Seq, a.Heads, a.KVHeads, wide, lq, lq, lk, lk, scaleOf(hd), pairs)
+	}
 	b.release(stats)
 	V.drop()
 	K.drop()

@@ -1,6 +1,10 @@
 package cuda
 
-import "github.com/blockzero-net/bzd/training/backend"
+import (
+	"slices"
+
+	"github.com/blockzero-net/bzd/training/backend"
+)
 
 // fastMix keeps a layer's routing and what the experts' gates and ups gave, sorted by expert. The rows that went in are
 // gathered again on the way back, and what came out is not needed: dot(dy, down·a) = dot(downᵀ·dy, a).
@@ -61,12 +65,12 @@ func (b *Backend) fastRoute(m *fastMix, logits *buffer) {
 	n, e := m.slots(), m.Experts
 	runs := ceil(n, runOf)
 	block := dims{256, 1, 1}
-	counts := b.scratch(f32, runs*e)
+	counts, first := b.scratch(f32, runs*e), b.scratch(f32, runs*e)
 	b.launch("moe_route", dims{ceil(m.tokens, 16), 1, 1}, block, 0, m.probs, m.expert, m.weight, logits, m.tokens, e, m.TopK, normalize)
 	b.launch("moe_count", dims{runs, 1, 1}, block, 0, counts, m.expert, n, e)
-	b.launch("moe_offsets", dims{1, 1, 1}, block, 0, m.offsets, counts, runs, e)
-	b.launch("moe_place", dims{runs, 1, 1}, block, 0, m.place, m.source, counts, m.expert, n, e)
-	b.release(counts)
+	b.launch("moe_offsets", dims{1, 1, 1}, block, 0, m.offsets, first, counts, runs, e)
+	b.launch("moe_place", dims{runs, 1, 1}, block, 0, m.place, m.source, first, m.expert, n, e)
+	b.release(counts, first)
 }
 
 // perToken is the launch shape of kernels that have a token to a block.
@@ -74,12 +78,23 @@ func perToken(tokens, d int) (grid, block dims) {
 	return dims{tokens, 1, 1}, dims{min(256, ceil(ceil(d, 8), 32)*32), 1, 1}
 }
 
-// gather sorts the rows of x by expert, once per slot.
-func (b *Backend) gather(m *fastMix, x *buffer) *buffer {
+// gather sorts the rows of x by expert, once per slot. With wanted, only those of experts it has; other rows stay undefined.
+func (b *Backend) gather(m *fastMix, x, wanted *buffer) *buffer {
 	y := b.scratch(bf16, m.slots()*m.Model)
 	grid, block := perToken(m.tokens, m.Model)
-	b.launch("moe_gather_"+letters(x, y), grid, block, 0, y, x, m.place, none, m.tokens, m.TopK, m.Model)
+	b.launch("moe_gather_"+letters(x, y), grid, block, 0, y, x, m.place, m.expert, wanted, m.tokens, m.TopK, m.Model)
 	return y
+}
+
+// perSlot is the launch shape of swiglu_grad.
+func perSlot(rows, width int) (grid, block dims) {
+	switch {
+	case width <= 512:
+		return dims{ceil(rows, 8), 1, 1}, dims{32, 8, 1}
+	case width <= 1024:
+		return dims{rows, 1, 1}, dims{128, 1, 1}
+	}
+	return dims{rows, 1, 1}, dims{256, 1, 1}
 }
 
 // none is the null pointer as an argument.
@@ -90,19 +105,9 @@ func (b *Backend) fastMixture(y, x, logits *buffer, experts []backend.Expert, m 
 	n, d, f := m.slots(), m.Model, m.Width
 	b.fastRoute(m, logits)
 	gate, up, down := b.tableOf(experts, 0), b.tableOf(experts, 1), b.tableOf(experts, 2)
-	g, u := m.g, m.u
-	if g == nil {
-		g, u = b.scratch(bf16, n*f), b.scratch(bf16, n*f)
-	}
-	in := b.gather(m, x)
-	b.grouped("nt", matrix{g, n, f}, matrix{in, n, d}, gate, m.offsets, false)
-	b.grouped("nt", matrix{u, n, f}, matrix{in, n, d}, up, m.offsets, false)
+	a, in := b.scratch(bf16, n*f), b.gather(m, x, none)
+	b.groupedSwiglu(matrix{a, n, f}, matrix{m.g, n, f}, matrix{m.u, n, f}, matrix{in, n, d}, gate, up, m.offsets)
 	b.release(in)
-	a := b.scratch(bf16, n*f)
-	b.launch("swiglu_bb", dims{ceil(n*ceil(f, 8), 256), 1, 1}, dims{256, 1, 1}, 0, a, g, u, n, f, f, f)
-	if m.g == nil {
-		b.release(g, u)
-	}
 	o := b.scratch(bf16, n*d)
 	b.grouped("nt", matrix{o, n, d}, matrix{a, n, f}, down, m.offsets, false)
 	grid, block := perToken(m.tokens, d)
@@ -113,19 +118,10 @@ func (b *Backend) fastMixture(y, x, logits *buffer, experts []backend.Expert, m 
 func (b *Backend) fastMixtureGrad(dx, dlogits, dy, x *buffer, experts []backend.Expert, grads []backend.ExpertGrad, m *fastMix, balance float32) {
 	n, d, f := m.slots(), m.Model, m.Width
 	gate, up, down := b.tableOf(experts, 0), b.tableOf(experts, 1), b.tableOf(experts, 2)
-	out := b.gather(m, dy)
-	da := b.scratch(bf16, n*f)
-	b.grouped("nn", matrix{da, n, f}, matrix{out, n, d}, down, m.offsets, false)
-
+	out := b.gather(m, dy, none)
 	trained := m.trained(b, grads)
-	var wa *buffer
-	if trained != nil {
-		wa = b.scratch(bf16, n*f)
-	}
-	dw := b.scratch(f32, n)
-	grid, block := perRow(n, f)
-	b.launch("swiglu_grad_b", grid, block, 0, m.g, m.u, wa, dw, da, m.g, m.u, m.weight, m.source, n, f, f, f)
-	b.release(da)
+	dw, wa := b.scratch(f32, n), b.scratch(bf16, n*f)
+	b.activationGrad(m, dw, wa, matrix{out, n, d}, down, trained)
 	normalize := 0
 	if m.Normalize {
 		normalize = 1
@@ -135,11 +131,10 @@ func (b *Backend) fastMixtureGrad(dx, dlogits, dy, x *buffer, experts []backend.
 	b.release(dw)
 	if trained != nil {
 		b.groupedGrad(trained.down, trained.list, matrix{out, n, d}, matrix{wa, n, f}, m.offsets)
-		b.release(wa)
 	}
-	b.release(out)
+	b.release(wa, out)
 	if trained != nil {
-		in := b.gather(m, x)
+		in := b.gather(m, x, trained.wanted)
 		b.groupedGrad(trained.gate, trained.list, matrix{m.g, n, f}, matrix{in, n, d}, m.offsets)
 		b.groupedGrad(trained.up, trained.list, matrix{m.u, n, f}, matrix{in, n, d}, m.offsets)
 		b.release(in)
@@ -148,16 +143,39 @@ func (b *Backend) fastMixtureGrad(dx, dlogits, dy, x *buffer, experts []backend.
 		return
 	}
 	dxs := b.scratch(bf16, n*d)
-	b.grouped("nn", matrix{dxs, n, d}, matrix{m.g, n, f}, gate, m.offsets, false)
-	b.grouped("nn", matrix{dxs, n, d}, matrix{m.u, n, f}, up, m.offsets, true)
-	grid, block = perToken(m.tokens, d)
+	b.groupedSum(matrix{dxs, n, d}, matrix{m.g, n, f}, matrix{m.u, n, f}, gate, up, m.offsets)
+	grid, block := perToken(m.tokens, d)
 	b.launch("moe_scatter_"+letters(dxs, dx), grid, block, 0, dx, dx, dxs, m.place, m.tokens, m.TopK, d)
 	b.release(dxs)
+}
+
+// activationGrad turns g and u into their gradients, given those of the experts' outputs; dw becomes the gradient of the slots'
+// weights, and wa, for the experts that are trained, what was multiplied by down, times the slot's weight.
+func (b *Backend) activationGrad(m *fastMix, dw, wa *buffer, dy matrix, down *table, trained *trainedExperts) {
+	n, f := dy.rows, m.Width
+	keep, wanted := none, none
+	if trained != nil {
+		keep, wanted = wa, trained.wanted
+	}
+	g, u, a := matrix{m.g, n, f}, matrix{m.u, n, f}, matrix{wa, n, f}
+	if fuseSwigluGrad && down.maps != nil && b.err == nil && b.hopper(g, u, a, dy) {
+		tiles, parts := (ceil(n, hopperM)+len(down.at))*ceil(f, hopperN), ceil(f, hopperN)
+		dots := b.scratch(f32, n*parts)
+		b.persistent("gemm_nn_grouped_swiglu_grad_sm90", tiles, b.tensorMap(dy), down.maps, b.tensorMap(g), b.tensorMap(u), b.tensorMap(a),
+			m.g, m.u, keep, dots, m.weight, m.source, wanted, m.offsets, len(down.at), f, dy.cols, f)
+		b.launch("gemm_row_dots", dims{ceil(n, 256), 1, 1}, dims{256, 1, 1}, 0, dw, dots, m.source, n, parts)
+		b.release(dots)
+		return
+	}
+	b.grouped("nn", a, dy, down, m.offsets, false)
+	grid, block := perSlot(n, f)
+	b.launch("swiglu_grad_b", grid, block, 0, m.g, m.u, keep, dw, wa, m.g, m.u, m.weight, m.source, m.expert, wanted, n, f, f, f)
 }
 
 // trainedExperts are those with gradients, and where these are.
 type trainedExperts struct {
 	list           *buffer // numbers of the experts
+	wanted         *buffer // [Experts], 1 for them, 0 for others; nil if there are no others
 	gate, up, down []*buffer
 }
 
@@ -176,8 +194,16 @@ func (m *fastMix) trained(b *Backend, grads []backend.ExpertGrad) *trainedExpert
 	}
 	key := string(bytesOf(list))
 	if m.lists[key] == nil {
-		m.lists[key] = upload(b.device, list)
+		wanted := make([]int32, m.Experts)
+		for _, e := range list {
+			wanted[e] = 1
+		}
+		m.lists[key] = upload(b.device, slices.Concat(list, wanted))
 	}
-	t.list = m.lists[key]
+	both := m.lists[key]
+	t.list = both.slice(0, len(list))
+	if len(list) < m.Experts {
+		t.wanted = both.slice(len(list), m.Experts)
+	}
 	return &t
 }

@@ -269,11 +269,7 @@ func (b *Backend) EmbedGrad(dtable, dy backend.Buffer, ids []int32) {
 	T, DY := on(dtable), on(dy)
 	mustF32("EmbedGrad", T)
 	mustBelow("token", ids, T.n/(DY.n/len(ids)))
-	if b.fast() {
-		b.fastEmbedGrad(T, DY, ids)
-		return
-	}
-	b.exactEmbedGrad(T, DY, ids)
+	b.embedGrad(T, DY, ids)
 }
 
 // CrossEntropy fills losses at the next Sync.
@@ -310,6 +306,10 @@ func (b *Backend) AdamW(p, m, v, g backend.Buffer, h backend.AdamW) {
 	mustMatch("AdamW", P.n, G.n)
 	mustMatch("AdamW", M.n, G.n)
 	mustMatch("AdamW", V.n, G.n)
+	if b.fast() {
+		b.fastAdamW(P, M, V, G, h)
+		return
+	}
 	b.adamW(P, M, V, G, h)
 }
 

@@ -15,6 +15,7 @@ const (
 	tileShared       = 65536
 	hopperM, hopperN = 128, 256
 	hopperThreads    = 384
+	stepK            = 64 // of the reduction, per step of a kernel of sm_90a
 	hopperShared     = 230400
 	mapBytes         = 128
 
@@ -31,13 +32,21 @@ type matrix struct {
 // vector says whether rows start at multiples of 16 bytes, which both the copy engine and vector loads need.
 func (m matrix) vector() bool { return m.aligned() && m.kind.bytes(m.cols)%16 == 0 }
 
-// hopper says whether the kernels for sm_90a can multiply these matrices. Below a tile they have nothing to gain.
+// What can be turned off, for the kernels that it replaces.
+const (
+	splitReductions = true // few tiles of the result: several blocks share the reduction of each
+	fuseSwiglu      = true // experts: gate, up and activation at once
+	fuseSwigluGrad  = true // the gradient of the activation with that of what comes down
+	fuseSum         = true // both gradients of what went in at once
+)
+
+// hopper says whether the kernels for sm_90a can multiply these matrices.
 func (b *Backend) hopper(all ...matrix) bool {
 	if b.info.Major != 9 || b.info.Minor != 0 {
 		return false
 	}
 	for _, m := range all {
-		if !m.vector() || m.rows < 64 || m.cols < 64 {
+		if !m.vector() || m.rows == 0 || m.cols == 0 {
 			return false
 		}
 	}
@@ -76,7 +85,17 @@ func (b *Backend) product(layout string, y, a, c matrix, add bool) {
 	name := "gemm_" + layout + "_" + y.kind.String()
 	if b.err == nil && y.ptr != 0 && a.ptr != 0 && c.ptr != 0 && b.hopper(y, a, c) {
 		tiles := ceil(m, hopperM) * ceil(n, hopperN)
-		b.launch(name+"_sm90", dims{min(b.info.SMs, tiles), 1, 1}, dims{hopperThreads, 1, 1}, hopperShared, b.tensorMap(a), b.tensorMap(c), b.tensorMap(y), m, n, k, flags)
+		if parts := b.parts(tiles, k); parts > 1 {
+			height := ceil(m, 64) * 64
+			partial := b.scratch(f32, parts*height*n)
+			b.persistent("gemm_"+layout+"_parts_sm90", tiles*parts, b.tensorMap(a), b.tensorMap(c), b.tensorMap(matrix{partial, parts * height, n}),
+				m, n, k, parts)
+			b.launch("gemm_sum_parts_"+y.kind.String(), dims{ceil(m*n, 1024), 1, 1}, dims{256, 1, 1}, 0, y.buffer, partial, parts, int64(height*n),
+				int64(m*n), flags)
+			b.release(partial)
+			return
+		}
+		b.persistent(name+"_sm90", tiles, b.tensorMap(a), b.tensorMap(c), b.tensorMap(y), m, n, k, flags)
 		return
 	}
 	if a.vector() && c.vector() {
@@ -84,6 +103,27 @@ func (b *Backend) product(layout string, y, a, c matrix, add bool) {
 	}
 	b.launch(name, dims{ceil(m, tileM) * ceil(n, tileN), 1, 1}, dims{tileThreads, 1, 1}, tileShared, y.buffer, a.buffer, c.buffer, m, n, k,
 		a.cols, c.cols, y.cols, flags)
+}
+
+// persistent launches a kernel of sm_90a whose blocks share so many tiles.
+func (b *Backend) persistent(name string, tiles int, args ...any) {
+	b.launch(name, dims{min(b.info.SMs, tiles), 1, 1}, dims{hopperThreads, 1, 1}, hopperShared, args...)
+}
+
+// parts is in how many parts a reduction of length k is done, for a result of so many tiles. A sum of parts costs about a
+// launch, which is worth some steps.
+func (b *Backend) parts(tiles, k int) int {
+	const worth, least = 12, 8
+	steps := ceil(k, stepK)
+	parts := min(b.info.SMs/tiles, steps/least)
+	if !splitReductions || parts < 2 {
+		return 1
+	}
+	each := ceil(steps, parts)
+	if steps-each < worth {
+		return 1
+	}
+	return ceil(steps, each)
 }
 
 // table is where the matrices of a layer's experts are, for kernels: addresses and, on sm_90a, tensor maps. The matrices
@@ -156,8 +196,7 @@ func (b *Backend) grouped(layout string, y, a matrix, t *table, offsets *buffer,
 	name := "gemm_" + layout + "_grouped_" + y.kind.String()
 	if t.maps != nil && b.err == nil && b.hopper(y, a) {
 		tiles := (ceil(a.rows, hopperM) + experts) * ceil(n, hopperN)
-		b.launch(name+"_sm90", dims{min(b.info.SMs, tiles), 1, 1}, dims{hopperThreads, 1, 1}, hopperShared, b.tensorMap(a), t.maps, b.tensorMap(y),
-			y.buffer, offsets, experts, n, k, n, flags)
+		b.persistent(name+"_sm90", tiles, b.tensorMap(a), t.maps, b.tensorMap(y), y.buffer, offsets, experts, n, k, n, flags)
 		return
 	}
 	ldw := k
@@ -169,6 +208,43 @@ func (b *Backend) grouped(layout string, y, a matrix, t *table, offsets *buffer,
 	}
 	b.launch(name, dims{ceil(n, tileN) * (ceil(a.rows, tileM) + experts), 1, 1}, dims{tileThreads, 1, 1}, tileShared, y.buffer, a.buffer, t.pointers,
 		offsets, experts, n, k, a.cols, ldw, n, flags)
+}
+
+// groupedSwiglu sets g = x·gateᵀ, u = x·upᵀ and a = silu(g)·u of every expert; g and u may be without buffers, and a may be g
+// where the kernels are not fused.
+func (b *Backend) groupedSwiglu(a, g, u, x matrix, gate, up *table, offsets *buffer) {
+	n, f := x.rows, a.cols
+	if fuseSwiglu && gate.maps != nil && up.maps != nil && b.err == nil && b.hopper(a, x) && (g.buffer == nil || b.hopper(g, u)) {
+		keep := 1
+		if g.buffer == nil {
+			g, u, keep = a, a, 0
+		}
+		tiles := (ceil(n, hopperM) + len(gate.at)) * ceil(f, hopperN/2)
+		b.persistent("gemm_nt_grouped_swiglu_sm90", tiles, b.tensorMap(x), gate.maps, up.maps, b.tensorMap(g), b.tensorMap(u), b.tensorMap(a),
+			g.buffer, u.buffer, a.buffer, offsets, len(gate.at), f, x.cols, f, keep)
+		return
+	}
+	drop := func() {}
+	if g.buffer == nil {
+		g, u = a, matrix{b.scratch(bf16, n*f), n, f}
+		drop = func() { b.release(u.buffer) }
+	}
+	b.grouped("nt", g, x, gate, offsets, false)
+	b.grouped("nt", u, x, up, offsets, false)
+	b.launch("swiglu_bb", dims{ceil(n*ceil(f, 8), 256), 1, 1}, dims{256, 1, 1}, 0, a.buffer, g.buffer, u.buffer, n, f, f, f)
+	drop()
+}
+
+// groupedSum sets y = g·gate + u·up of every expert.
+func (b *Backend) groupedSum(y, g, u matrix, gate, up *table, offsets *buffer) {
+	if fuseSum && gate.maps != nil && up.maps != nil && b.err == nil && b.hopper(y, g, u) {
+		tiles := (ceil(y.rows, hopperM) + len(gate.at)) * ceil(y.cols, hopperN)
+		b.persistent("gemm_nn_grouped_sum_sm90", tiles, b.tensorMap(g), gate.maps, b.tensorMap(u), up.maps, b.tensorMap(y), y.buffer, offsets,
+			len(gate.at), y.cols, g.cols, y.cols)
+		return
+	}
+	b.grouped("nn", y, g, gate, offsets, false)
+	b.grouped("nn", y, u, up, offsets, true)
 }
 
 func alignedAll(at []Ptr) bool {
@@ -191,8 +267,7 @@ func (b *Backend) groupedGrad(y []*buffer, list *buffer, a, c matrix, offsets *b
 	t := b.newTable(at, matrix{&buffer{kind: f32}, m, n})
 	if t.maps != nil && b.err == nil && b.hopper(a, c) {
 		tiles := ceil(m, hopperM) * ceil(n, hopperN) * len(y)
-		b.launch("gemm_tn_grouped_f32_sm90", dims{min(b.info.SMs, tiles), 1, 1}, dims{hopperThreads, 1, 1}, hopperShared, b.tensorMap(a), b.tensorMap(c),
-			t.maps, offsets, list, len(y), m, n, flagAdd)
+		b.persistent("gemm_tn_grouped_f32_sm90", tiles, b.tensorMap(a), b.tensorMap(c), t.maps, offsets, list, len(y), m, n, flagAdd)
 		return
 	}
 	flags := flagAdd

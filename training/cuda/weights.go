@@ -3,6 +3,8 @@ package cuda
 import (
 	"fmt"
 	"runtime"
+	"slices"
+	"weak"
 
 	"github.com/blockzero-net/bzd/training/backend"
 )
@@ -14,6 +16,7 @@ type weight struct {
 	data    *buffer // what it was prepared from, nil if frozen
 	value   *buffer // what is multiplied by; nil while it is on the host
 	stale   bool    // value is a bfloat16 copy of data, and older
+	mirror  bool    // value is a bfloat16 copy of data as it is now; nothing but the optimiser has written to data since
 	host    []byte  // page-locked, instead of value
 	kind    kind    // of value and host
 	layer   *layer  // see there
@@ -31,6 +34,8 @@ func (b *Backend) Prepare(w backend.Buffer, out, in int) backend.Weight {
 		b.op.Lock()
 		defer b.op.Unlock()
 		p.value, p.kind, p.stale = b.alloc(bf16, d.n), bf16, true
+		gone := func(w weak.Pointer[weight]) bool { return w.Value() == nil }
+		d.mem.weights = append(slices.DeleteFunc(d.mem.weights, gone), weak.Make(p))
 	}
 	return p
 }
@@ -84,14 +89,30 @@ func (w *weight) Data() backend.Buffer {
 
 func (w *weight) Shape() (out, in int) { return w.out, w.in }
 
-// Refresh makes the next use take the values anew.
-func (w *weight) Refresh() { w.stale = w.data != nil && w.kind == bf16 }
+// Refresh makes the next use take the values anew, unless they were copied as they changed.
+func (w *weight) Refresh() { w.stale = w.data != nil && w.kind == bf16 && !w.mirror }
 
 // operand is the matrix [out, in] to multiply by, of a weight that is on the device.
 func (b *Backend) operand(w *weight) *buffer {
 	if w.stale {
 		b.cast(w.value, w.data)
-		w.stale = false
+		if b.err == nil {
+			w.stale, w.mirror = false, true
+		}
 	}
 	return w.value
+}
+
+// mirrorOf is the copy of p's values that a weight multiplies by and that is up to date, if there is one.
+func (b *Backend) mirrorOf(p *buffer) (*weight, *buffer) {
+	for _, each := range p.mem.weights {
+		w := each.Value()
+		if w == nil || !w.mirror || p.ptr < w.data.ptr {
+			continue
+		}
+		if off := int(p.ptr-w.data.ptr) / 4; off+p.n <= w.data.n {
+			return w, w.value.slice(off, p.n)
+		}
+	}
+	return nil, nil
 }

@@ -1,5 +1,6 @@
 // Row-wise operations of the exact mode: docs/spec/exact.md, sections 3 to 5 and 8 to 9. Those of the mixture are in
-// mixture_exact.cu.
+// mixture_exact.cu; sums, the embedding's gradient and AdamW serve both modes: see fast.cu and
+// optimizer.cu.
 //
 // A sum over a row has 16 accumulators, and 16 threads, one each; so a block of 128 threads takes 8 rows, and a warp reads
 // whole segments of 64 bytes. Buffers may lie at any 4 bytes. rows counts rows of d values unless said otherwise.
@@ -17,18 +18,12 @@
 //   exact_head_norm_rope_grad(float *dx, float *dy, const float *inv, const float *x, const float *w, const float *cos,
 //                             const float *negSin, int rows, int d, int heads, int seq)
 //       sets dx and turns dy back, as exact_norm_weight_grad needs it                                           ROWS
-//   exact_sum(float *dst, const float *a, const float *b, long long n)
-//       dst may be a or b                                                                                       ELEMENTS
 //   exact_columns(float *dst, const float *x, const int *cols, int rows, int width, int count)
 //       dst [rows, count] takes the columns cols of x [rows, width]; n = rows·count                             ELEMENTS
 //   exact_embed_f32, exact_embed_bf16(float *y, const T *table, const int *ids, int rows, int d)
 //       grid (rows, ⌈d/512⌉), block 128
-//   exact_embed_grad(float *dtable, const float *dy, const int *ids, int rows, int d)
-//       adds rows in order; grid (rows, ⌈d/512⌉), block 128
 //   exact_cross_entropy(double *losses, float *logits, const int *targets, int rows, int vocab, float scale)
 //       with scale ≠ 0 logits become their gradient                                                             ROWS
-//   exact_adamw(float *p, float *m, float *v, const float *g, long long n, float clip, float beta1, float one1, float beta2,
-//               float one2, float step, float root, float eps, float decay)                                     ELEMENTS
 //   exact_sum_squares(float *sums, const u64 *buffers, const u64 *lengths)
 //       grid (number of buffers), block 128
 #include "ptx.cuh"
@@ -148,17 +143,6 @@ extern "C" __global__ void KERNEL_BOUNDS(128, 4)
 #define EACH_ELEMENT(i, n) \
     _Pragma("unroll") for (i64 i = (i64)blockIdx.x * 1024 + threadIdx.x, last_ = i + 1024; i < last_; i += 256) if (i < (n))
 
-extern "C" __global__ void KERNEL_BOUNDS(256, 4) exact_sum(float *dst, const float *a, const float *b, i64 n) {
-    float x[4], y[4];
-    i64 first = (i64)blockIdx.x * 1024 + threadIdx.x;
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        if (first + 256 * i < n) x[i] = a[first + 256 * i], y[i] = b[first + 256 * i];
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        if (first + 256 * i < n) dst[first + 256 * i] = x[i] + y[i];
-}
-
 extern "C" __global__ void KERNEL_BOUNDS(256, 4) exact_columns(float *dst, const float *x, const int *cols, int rows, int width, int count) {
     EACH_ELEMENT(i, (i64)rows * count) dst[i] = x[i / count * width + cols[i % count]];
 }
@@ -179,42 +163,6 @@ extern "C" __global__ void KERNEL_BOUNDS(128, 4) exact_embed_f32(float *y, const
 }
 extern "C" __global__ void KERNEL_BOUNDS(128, 4) exact_embed_bf16(float *y, const bf16 *table, const int *ids, int rows, int d) {
     embed(y, table, ids, d);
-}
-
-// The block of an id's first occurrence adds all of them; the others have nothing to do.
-extern "C" __global__ void KERNEL_BOUNDS(128, 4)
-    exact_embed_grad(float *dtable, const float *__restrict__ dy, const int *__restrict__ ids, int rows, int d) {
-    __shared__ u32 found[4];
-    int self = blockIdx.x, id = ids[self], lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-    int before = 0;
-    for (int i = threadIdx.x; i < self; i += 128) before |= ids[i] == id;
-    u32 any = __ballot_sync(FULL_WARP, before);
-    if (lane == 0) found[warp] = any;
-    __syncthreads();
-    if (found[0] | found[1] | found[2] | found[3]) return;
-    __syncthreads();
-    float *to = dtable + (i64)id * d;
-    int col = blockIdx.y * 512 + threadIdx.x;
-    float sum[4];
-#pragma unroll
-    for (int j = 0; j < 4; j++) sum[j] = col + 128 * j < d ? to[col + 128 * j] : 0.0f;
-    for (int base = self; base < rows; base += 128) {
-        int i = base + threadIdx.x;
-        u32 mine = __ballot_sync(FULL_WARP, i < rows && ids[i] == id);
-        if (lane == 0) found[warp] = mine;
-        __syncthreads();
-        for (int w = 0; w < 4; w++)
-            for (u32 bits = found[w]; bits; bits &= bits - 1) {
-                const float *from = dy + (i64)(base + 32 * w + __ffs((int)bits) - 1) * d;
-#pragma unroll
-                for (int j = 0; j < 4; j++)
-                    if (col + 128 * j < d) sum[j] = sum[j] + from[col + 128 * j];
-            }
-        __syncthreads();
-    }
-#pragma unroll
-    for (int j = 0; j < 4; j++)
-        if (col + 128 * j < d) to[col + 128 * j] = sum[j];
 }
 
 extern "C" __global__ void KERNEL_BOUNDS(128, 4)
@@ -263,19 +211,6 @@ extern "C" __global__ void KERNEL_BOUNDS(128, 4)
     for (; i < n; i += 16) {
         float g = x[i] * factor;
         x[i] = i == target ? g - scale : g;
-    }
-}
-
-extern "C" __global__ void KERNEL_BOUNDS(256, 4)
-    exact_adamw(float *__restrict__ p, float *__restrict__ m, float *__restrict__ v, const float *__restrict__ g, i64 n, float clip, float beta1,
-                float one1, float beta2, float one2, float step, float root, float eps, float decay) {
-    EACH_ELEMENT(i, n) {
-        float x = g[i] * clip, old = p[i];
-        float mi = fmaf(beta1, m[i], one1 * x);
-        float vi = fmaf(beta2, v[i], (one2 * x) * x);
-        m[i] = mi;
-        v[i] = vi;
-        p[i] = fmaf(-decay, old, old) - (mi * step) / fmaf(sqrtf(vi), root, eps);
     }
 }
 

@@ -1,8 +1,9 @@
-// Kernels of the fast mode that move memory: SwiGLU, sums, loss, optimiser, embedding; those of norms are in norm.cu.
+// Kernels of the fast mode that move memory: SwiGLU, sums, loss, embedding; those of norms are in norm.cu.
 // Arithmetic is binary32 whatever the element types; results are the same from run to run, for one launch shape.
 //
-// The letters after a name are the types of the arguments marked T0, T1, … in turn: f float, b bfloat16. Any alignment and size is right; 16-byte aligned pointers and rows of a multiple of 8 values are fast.
-// n and rows may be 0 only where the grid would be: launch nothing then. No dynamic shared memory anywhere.
+// The letters after a name are the types of the arguments marked T0, T1, … in turn: f float, b bfloat16. Any alignment and size
+// is right; 16-byte aligned pointers and rows of a multiple of 8 values are fast. n and rows may be 0 only where the grid would
+// be: launch nothing then. No dynamic shared memory.
 //
 // FLAT(n): block [256], grid [ceil(n/2048)].
 //
@@ -18,9 +19,6 @@
 //   cross_entropy_{f,b}(double *losses, T0 *logits, const int *targets, int rows, int vocab, float scale)   losses may be 0;
 //     logits become scale·gradient unless scale is 0. A negative target is none: loss and gradient 0. grid [rows],
 //     block [512] for b, [1024] for f; any multiple of 32 is right
-//   adamw(float *p, float *m, float *v, const float *g, long long n, float clip, float beta1, float one1, float beta2, float
-//     one2, float step, float root, float eps, float decay)   exactly docs/spec/exact.md                            FLAT(n)
-//   square_sum_f(double *partial, const float *x, long long n)   block [256], grid [parts], any parts: partial [parts]
 //   embed_{ff,fb,bb}(T1 *y, const T0 *table, const int *ids, int rows, int d)   block [256], grid [rows]
 //   embed_grad_{f,b}(float *dtable, const T0 *dy, const int *ids, const int *first, const int *order, int d)
 //     Adds to row ids[i] of dtable the rows order[first[i]] … order[first[i+1]-1] of dy, in this order: tokens in theirs make it
@@ -188,34 +186,6 @@ template <class T> DEVICE void cross_entropy(double *losses, T *logits, const in
         store(logits + single, fast_exp2(fmaf(load(logits + single), LOG2E, -shift)) * factor - (single == target ? hit : 0.0f));
 }
 
-// block_double_sum adds over a block of 256.
-DEVICE double block_double_sum(double v) {
-    __shared__ double sums[256];
-    sums[threadIdx.x] = v;
-    for (int w = 128; w > 0; w >>= 1) {
-        __syncthreads();
-        if (threadIdx.x < w) sums[threadIdx.x] += sums[threadIdx.x + w];
-    }
-    __syncthreads();
-    return sums[0];
-}
-
-extern "C" __global__ void KERNEL_BOUNDS(256, 1) square_sum_f(double *partial, const float *x, long long n) {
-    float total[2] = {};
-    bool aligned = aligned16(x);
-    i64 stride = (i64)gridDim.x * 2048;
-#pragma unroll 2
-    for (i64 i = ((i64)blockIdx.x * 256 + threadIdx.x) * 8; i < n; i += stride) {
-        int left = n - i < 8 ? (int)(n - i) : 8;
-        float v[8];
-        part(v, x + i, 0, left, aligned && left == 8);
-#pragma unroll
-        for (int j = 0; j < 8; j++) total[j & 1] = fmaf(v[j], v[j], total[j & 1]);
-    }
-    double sum = block_double_sum((double)total[0] + (double)total[1]);
-    if (threadIdx.x == 0) partial[blockIdx.x] = sum;
-}
-
 template <class T, class Y> DEVICE void embed(Y *y, const T *table, const int *ids, int d) {
     bool wide = d % 8 == 0 && aligned16(y) && aligned16(table);
     const T *from = table + (i64)ids[blockIdx.x] * d;
@@ -291,29 +261,6 @@ KERNEL(1024) cross_entropy_f(double *losses, float *logits, const int *targets, 
 }
 KERNEL(1024) cross_entropy_b(double *losses, bf16 *logits, const int *targets, int rows, int vocab, float scale) {
     cross_entropy<bf16>(losses, logits, targets, vocab, scale);
-}
-
-KERNEL(256) adamw(float *p, float *m, float *v, const float *g, long long n, float clip, float beta1, float one1, float beta2, float one2,
-                  float step, float root, float eps, float decay) {
-    i64 i = ((i64)blockIdx.x * 256 + threadIdx.x) * 8;
-    if (i >= n) return;
-    int left = n - i < 8 ? (int)(n - i) : 8;
-    bool wide = left == 8 && aligned16(p) && aligned16(m) && aligned16(v) && aligned16(g);
-    float a[8], b[8], c[8], x[8];
-    part(x, g + i, 0, left, wide);
-    part(a, p + i, 0, left, wide);
-    part(b, m + i, 0, left, wide);
-    part(c, v + i, 0, left, wide);
-#pragma unroll
-    for (int j = 0; j < 8; j++) {
-        float y = x[j] * clip;
-        b[j] = fmaf(beta1, b[j], one1 * y);
-        c[j] = fmaf(beta2, c[j], (one2 * y) * y);
-        a[j] = fmaf(-decay, a[j], a[j]) - (b[j] * step) / fmaf(sqrtf(c[j]), root, eps);
-    }
-    put_part(p + i, 0, left, a, wide);
-    put_part(m + i, 0, left, b, wide);
-    put_part(v + i, 0, left, c, wide);
 }
 
 KERNEL(256) embed_ff(float *y, const float *table, const int *ids, int rows, int d) { embed(y, table, ids, d); }

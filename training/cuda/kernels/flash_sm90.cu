@@ -22,58 +22,44 @@
 // Tiles:                     D  BM  BN THREADS shared
 //   flash_fwd_sm90_d64      64 192 128     512 115712
 //   flash_fwd_sm90_d128    128 128 128     384 197632
-//   flash_dkdv_sm90_d64     64 128 128     384 149504
-//   flash_dkdv_sm90_d128   128  64 128     384 200192
+//   flash_dkdv_sm90_d64     64  64 128     384 117760
+//   flash_dkdv_sm90_d128   128  64 128     384 232448
 //   flash_dq_sm90_d64       64 128 128     384 115712
-//   flash_dq_sm90_d128     128 128 128     384 230400
-// A block has a warpgroup that loads and GROUPS that compute, 64 rows each. shared is the sum of the tiles (2 bytes a value),
-// of 64·GROUPS rows for staging and of 1024 bytes; see the static asserts.
+//   flash_dq_sm90_d128     128 128  64     384 230400
+// A block has a warpgroup that loads and GROUPS that compute, 64 rows each. shared, with tiles at 2 bytes a value: fwd takes
+// 2·BM·D·2 + 2·STAGES·BN·D·2 + 1024, dq one BM·D·2 more, dkdv 3·BN·D·2 + STAGES·(2·BM·D·2 + 8·BM) + 1024.
 #include "flash_sm90.cuh"
 
-// What is worth varying. *_GROUPS: warpgroups that compute. *_BN, *_BM: keys or queries of a step. *_STAGES: steps loaded ahead.
+// What is worth varying, in this order: warpgroups that compute; keys (fwd, dq) or queries (dkdv) of a step; steps loaded ahead;
+// and
+//   fwd   turns, in which the warpgroups start their products, so that one's softmax falls into the other's products; and how
+//         many powers of 2 a maximum may grow before earlier sums are scaled anew
+//   dkdv  overlap: products that go on while the next step's scores are computed; and whether the gradients of scores come from
+//         rounded probabilities, which takes fewer registers
+//   dq    overlap; and whether q and dout stay in registers
 #ifndef FWD_128
-#define FWD_128 2, 128, 2
+#define FWD_128 2, 128, 2, 1, 8
 #endif
 #ifndef FWD_64
-#define FWD_64 3, 128, 2
+#define FWD_64 3, 128, 2, 1, 8
 #endif
 #ifndef KEYS_128
-#define KEYS_128 2, 64, 3
+#define KEYS_128 2, 64, 4, 1, 1
 #endif
 #ifndef KEYS_64
-#define KEYS_64 2, 128, 3
+#define KEYS_64 2, 64, 4, 1, 0
 #endif
 #ifndef QUERIES_128
-#define QUERIES_128 2, 128, 2
+#define QUERIES_128 2, 64, 4, 1, 0
 #endif
 #ifndef QUERIES_64
-#define QUERIES_64 2, 128, 2
+#define QUERIES_64 2, 128, 2, 1, 0
 #endif
-// PINGPONG: the warpgroups start their products in turn, so that one's softmax falls into the other's products.
-#ifndef PINGPONG
-#define PINGPONG 1
-#endif
-// LAZY: a maximum may be exceeded by 2^LAZY before what has been summed is scaled anew; 0 scales always.
-#ifndef LAZY
-#define LAZY 8
-#endif
-// KEYS_OVERLAP, QUERIES_OVERLAP: what a step adds is added while the next one's scores are computed: 1 the last product, 2 all.
-#ifndef KEYS_OVERLAP
-#define KEYS_OVERLAP 1
-#endif
-#ifndef QUERIES_OVERLAP
-#define QUERIES_OVERLAP 1
-#endif
-// QUERIES_KEPT: dq keeps q and dout in registers.
-#ifndef QUERIES_KEPT
-#define QUERIES_KEPT 0
-#endif
-
 #ifndef LOADER_REGISTERS
 #define LOADER_REGISTERS 24
 #endif
 
-// Registers of a thread: what three or four warpgroups share.
+// Registers of a thread: what three or four warpgroups share. 24 are few for who loads, but the others need theirs.
 template <int GROUPS> DEVICE void registers_of_loader() {
     if (GROUPS == 2) registers_less<LOADER_REGISTERS>();
     if (GROUPS == 3) registers_less<32>();
@@ -113,7 +99,7 @@ template <int N> DEVICE void hide_before(float (&s)[N], int first) {
 
 // softmax turns scores into probabilities times a factor of the row, 2^(best·scale2), and adds them to sum. keep is what earlier
 // ones are worth now; it returns whether that is other than 1 for any row of the warp.
-template <bool FIRST, int N>
+template <bool FIRST, int LAZY, int N>
 DEVICE bool softmax(float (&s)[N], float (&best)[2], float (&sum)[2], float (&keep)[2], float scale2) {
     bool grown = false;
 #pragma unroll
@@ -145,17 +131,17 @@ DEVICE bool softmax(float (&s)[N], float (&best)[2], float (&sum)[2], float (&ke
     return __ballot_sync(FULL_WARP, grown) != 0;
 }
 
-template <int D, int GROUPS, int BN, int STAGES> struct ForwardSize {
+template <int D, int GROUPS, int BN, int STAGES, int, int> struct ForwardSize {
     static constexpr int BM = 64 * GROUPS, Q = BM * D * 2, KV = BN * D * 2;
     static constexpr int SHARED = 2 * Q + 2 * STAGES * KV + 1024, THREADS = (GROUPS + 1) * 128;
     static_assert(SHARED <= 232448 && 8 * (2 + 4 * STAGES + Queue::BARRIERS) <= 1024, "shared memory of a block");
     static_assert(64 % BN == 0 || BN % 64 == 0, "a warpgroup's last block of keys has one for every row");
 };
 
-template <int D, int GROUPS, int BN, int STAGES>
+template <int D, int GROUPS, int BN, int STAGES, int TURNS, int LAZY>
 DEVICE void forward(const TensorMap *q, const TensorMap *k, const TensorMap *v, bf16 *out, float *lse, int *turns, int batch,
                     int seq, int heads, int kvheads, int ldo, float scale, int group) {
-    typedef ForwardSize<D, GROUPS, BN, STAGES> S;
+    typedef ForwardSize<D, GROUPS, BN, STAGES, TURNS, LAZY> S;
     constexpr int BM = S::BM, TILE = S::KV;
     DYNAMIC_SHARED(smem);
     unsigned char *qs = smem, *ks = qs + S::Q, *vs = ks + STAGES * TILE, *boxes = vs + STAGES * TILE;
@@ -183,6 +169,7 @@ DEVICE void forward(const TensorMap *q, const TensorMap *k, const TensorMap *v, 
         registers_of_loader<GROUPS>();
         if (threadIdx.x != GROUPS * 128) return;
         Ring<STAGES> ring;
+#pragma unroll 1
         for (int n = 0;; n++) {
             int id = queue.take(n);
             if (id >= queue.total) break;
@@ -191,6 +178,7 @@ DEVICE void forward(const TensorMap *q, const TensorMap *k, const TensorMap *v, 
             barrier_wait(q_empty, (n & 1) ^ 1);
             barrier_expect(q_full, S::Q);
             load_tile<BM, D>(qs, q, b * seq + q0, head * D, q_full);
+#pragma unroll 1
             for (int block = ceil_div(min(q0 + BM, seq), BN) - 1; block >= 0; block--, ring.advance()) {
                 int row = b * seq + block * BN;
                 barrier_wait(k_empty + ring.stage, ring.parity ^ 1);
@@ -204,7 +192,7 @@ DEVICE void forward(const TensorMap *q, const TensorMap *k, const TensorMap *v, 
     } else {
         registers_of_others<GROUPS>();
         int next = at.group + 1 == GROUPS ? 0 : at.group + 1;
-        constexpr bool turn = PINGPONG && GROUPS > 1;
+        constexpr bool turn = TURNS && GROUPS > 1;
         if (turn && at.group == GROUPS - 1) named_arrive(1, 256);
         u32 qd = along(qs + at.group * BOX_BYTES), kd = along(ks), vd = across<BN>(vs);
         float scale2 = scale * LOG2E;
@@ -242,7 +230,7 @@ DEVICE void forward(const TensorMap *q, const TensorMap *k, const TensorMap *v, 
             release(k_empty + rk.stage);
             rk.advance();
             if (block * BN + BN - 1 > top) hide(s, q0 + at.row - block * BN - at.column, NEGATIVE_INFINITY);
-            softmax<true>(s, best, sum, keep, scale2);
+            softmax<true, LAZY>(s, best, sum, keep, scale2);
             pack(p, s);
             for (block--; block >= 0; block--) {
                 barrier_wait(k_full + rk.stage, rk.parity);
@@ -260,7 +248,7 @@ DEVICE void forward(const TensorMap *q, const TensorMap *k, const TensorMap *v, 
                 release(k_empty + rk.stage);
                 rk.advance();
                 if (BN < 64 && block * BN + BN - 1 > top) hide(s, q0 + at.row - block * BN - at.column, NEGATIVE_INFINITY);
-                bool grown = softmax<false>(s, best, sum, keep, scale2);
+                bool grown = softmax<false, LAZY>(s, best, sum, keep, scale2);
                 wgmma_wait<0>();
                 settle(o);
                 settle(s);
@@ -298,7 +286,7 @@ DEVICE void forward(const TensorMap *q, const TensorMap *k, const TensorMap *v, 
     }
 }
 
-template <int D, int GROUPS, int BM, int STAGES> struct KeysSize {
+template <int D, int GROUPS, int BM, int STAGES, int, int> struct KeysSize {
     static constexpr int BN = 64 * GROUPS, KV = BN * D * 2, Q = BM * D * 2, STAGE = 2 * Q;
     static constexpr int SHARED = 3 * KV + STAGES * (STAGE + BM * 8) + 1024, THREADS = (GROUPS + 1) * 128;
     static_assert(SHARED <= 232448 && 8 * (2 + 2 * STAGES + Queue::BARRIERS) <= 1024, "shared memory of a block");
@@ -306,11 +294,11 @@ template <int D, int GROUPS, int BM, int STAGES> struct KeysSize {
 
 // key_gradient computes dk and dv of 64·GROUPS keys. Scores are computed transposed, [key, query], so that probabilities and
 // their gradients are operands as they come.
-template <int D, int GROUPS, int BM, int STAGES>
+template <int D, int GROUPS, int BM, int STAGES, int OVERLAP, int ROUNDED>
 DEVICE void key_gradient(const TensorMap *q, const TensorMap *k, const TensorMap *v, const TensorMap *dout, bf16 *dk, bf16 *dv,
                          const float *stats, int *turns, int batch, int seq, int heads, int kvheads, int ldk, int ldv, float scale,
                          int group) {
-    typedef KeysSize<D, GROUPS, BM, STAGES> S;
+    typedef KeysSize<D, GROUPS, BM, STAGES, OVERLAP, ROUNDED> S;
     constexpr int BN = S::BN, TILE = S::Q;
     DYNAMIC_SHARED(smem);
     unsigned char *ks = smem, *vs = ks + S::KV, *qs = vs + S::KV, *os = qs + STAGES * TILE, *boxes = os + STAGES * TILE,
@@ -336,6 +324,7 @@ DEVICE void key_gradient(const TensorMap *q, const TensorMap *k, const TensorMap
     if (at.group == GROUPS) {
         registers_of_loader<GROUPS>();
         if (threadIdx.x != GROUPS * 128) return;
+#pragma unroll 1
         for (int n = 0;; n++) {
             int id = queue.take(n);
             if (id >= queue.total) break;
@@ -345,7 +334,9 @@ DEVICE void key_gradient(const TensorMap *q, const TensorMap *k, const TensorMap
             barrier_expect(kv_full, 2 * S::KV);
             load_tile<BN, D>(ks, k, b * seq + k0, kv * D, kv_full);
             load_tile<BN, D>(vs, v, b * seq + k0, kv * D, kv_full);
+#pragma unroll 1
             for (int head = kv * share; head < (kv + 1) * share; head++)
+#pragma unroll 1
                 for (int tile = k0 / BM; tile < rows; tile++, ring.advance()) {
                     u64 *bar = full + ring.stage;
                     int row = b * seq + tile * BM;
@@ -393,7 +384,7 @@ DEVICE void key_gradient(const TensorMap *q, const TensorMap *k, const TensorMap
                 wgmma_commit();
                 wgmma_wait<1>();
                 settle(s);
-                if (KEYS_OVERLAP && last >= 0) release(empty + last);
+                if (OVERLAP && last >= 0) release(empty + last);
                 const float *row = (const float *)(ss + stage * (BM * 8)) + at.column * 2;
 #pragma unroll
                 for (int j = 0; j < BM / 8; j++) {
@@ -416,24 +407,28 @@ DEVICE void key_gradient(const TensorMap *q, const TensorMap *k, const TensorMap
                 for (int j = 0; j < BM / 8; j++) {
                     float4 x = load_float4(row + j * 16);
 #pragma unroll
-                    for (int i = 0; i < 4; i++) g[j * 4 + i] = s[j * 4 + i] * (g[j * 4 + i] - (i & 1 ? x.w : x.y));
+                    for (int i = 0; i < 4; i++) {
+                        u32 pair = p[j / 2][j % 2 * 2 + i / 2];
+                        float probability = ROUNDED ? (i & 1 ? high_bf16(pair) : low_bf16(pair)) : s[j * 4 + i];
+                        g[j * 4 + i] = probability * (g[j * 4 + i] - (i & 1 ? x.w : x.y));
+                    }
                 }
                 pack(r, g);
                 wgmma_fence();
                 multiply_across(gk, r, qa + at_stage);
                 wgmma_commit();
-                if (KEYS_OVERLAP == 0) {
+                if (OVERLAP == 0) {
                     wgmma_wait<0>();
                     release(empty + stage);
                 } else {
-                    if (KEYS_OVERLAP == 1) wgmma_wait<1>();
+                    if (OVERLAP == 1) wgmma_wait<1>();
                     last = stage;
                 }
             }
             wgmma_wait<0>();
             settle(gk);
             settle(gv);
-            if (KEYS_OVERLAP && last >= 0) release(empty + last);
+            if (OVERLAP && last >= 0) release(empty + last);
             if (held) release(kv_empty);
             int first = top + (threadIdx.x >> 5 & 3) * 16;
             unsigned char *own = boxes + at.group * (64 * D * 2);
@@ -443,18 +438,18 @@ DEVICE void key_gradient(const TensorMap *q, const TensorMap *k, const TensorMap
     }
 }
 
-template <int D, int GROUPS, int BN, int STAGES> struct QueriesSize {
+template <int D, int GROUPS, int BN, int STAGES, int, int> struct QueriesSize {
     static constexpr int BM = 64 * GROUPS, Q = BM * D * 2, KV = BN * D * 2;
     static constexpr int SHARED = 3 * Q + 2 * STAGES * KV + 1024, THREADS = (GROUPS + 1) * 128;
     static_assert(SHARED <= 232448 && 8 * (2 + 4 * STAGES + Queue::BARRIERS) <= 1024, "shared memory of a block");
 };
 
 // query_gradient computes dq of 64·GROUPS queries.
-template <int D, int GROUPS, int BN, int STAGES>
+template <int D, int GROUPS, int BN, int STAGES, int OVERLAP, int KEPT>
 DEVICE void query_gradient(const TensorMap *q, const TensorMap *k, const TensorMap *v, const TensorMap *dout, bf16 *dq,
                            const float *stats, int *turns, int batch, int seq, int heads, int kvheads, int ldq, float scale,
                            int group) {
-    typedef QueriesSize<D, GROUPS, BN, STAGES> S;
+    typedef QueriesSize<D, GROUPS, BN, STAGES, OVERLAP, KEPT> S;
     constexpr int BM = S::BM, TILE = S::KV;
     DYNAMIC_SHARED(smem);
     unsigned char *qs = smem, *os = qs + S::Q, *ks = os + S::Q, *vs = ks + STAGES * TILE, *boxes = vs + STAGES * TILE;
@@ -482,6 +477,7 @@ DEVICE void query_gradient(const TensorMap *q, const TensorMap *k, const TensorM
     if (at.group == GROUPS) {
         registers_of_loader<GROUPS>();
         if (threadIdx.x != GROUPS * 128) return;
+#pragma unroll 1
         for (int n = 0;; n++) {
             int id = queue.take(n);
             if (id >= queue.total) break;
@@ -491,6 +487,7 @@ DEVICE void query_gradient(const TensorMap *q, const TensorMap *k, const TensorM
             barrier_expect(q_full, 2 * S::Q);
             load_tile<BM, D>(qs, q, b * seq + q0, head * D, q_full);
             load_tile<BM, D>(os, dout, b * seq + q0, head * D, q_full);
+#pragma unroll 1
             for (int block = ceil_div(min(q0 + BM, seq), BN) - 1; block >= 0; block--, ring.advance()) {
                 int row = b * seq + block * BN;
                 barrier_wait(k_empty + ring.stage, ring.parity ^ 1);
@@ -525,12 +522,12 @@ DEVICE void query_gradient(const TensorMap *q, const TensorMap *k, const TensorM
             int last = -1; // the stage of keys whose product may be under way
             zero(a);
             barrier_wait(q_full, n & 1);
-#if QUERIES_KEPT
-            u32 kept[D / 16][4], kepto[D / 16][4];
-            keep_rows<D, BM>(kept, qs + at.group * BOX_BYTES);
-            keep_rows<D, BM>(kepto, os + at.group * BOX_BYTES);
-            release(q_empty);
-#endif
+            u32 keptq[D / 16][4], kepto[D / 16][4];
+            if (KEPT) {
+                keep_rows<D, BM>(keptq, qs + at.group * BOX_BYTES);
+                keep_rows<D, BM>(kepto, os + at.group * BOX_BYTES);
+                release(q_empty);
+            }
             for (int block = ceil_div(min(q0 + BM, seq), BN) - 1; block >= 0; block--, ring.advance()) {
                 int stage = ring.stage, k0 = block * BN;
                 u32 at_stage = stage * TILE >> 4;
@@ -542,23 +539,21 @@ DEVICE void query_gradient(const TensorMap *q, const TensorMap *k, const TensorM
                     continue;
                 }
                 wgmma_fence();
-#if QUERIES_KEPT
-                multiply_along<D, BN>(s, kept, kd + at_stage);
-#else
-                multiply_along<D, BM, BN>(s, qd, kd + at_stage);
-#endif
+                if (KEPT)
+                    multiply_along<D, BN>(s, keptq, kd + at_stage);
+                else
+                    multiply_along<D, BM, BN>(s, qd, kd + at_stage);
                 wgmma_commit();
                 barrier_wait(v_full + stage, ring.parity);
                 wgmma_fence();
-#if QUERIES_KEPT
-                multiply_along<D, BN>(g, kepto, vd + at_stage);
-#else
-                multiply_along<D, BM, BN>(g, od, vd + at_stage);
-#endif
+                if (KEPT)
+                    multiply_along<D, BN>(g, kepto, vd + at_stage);
+                else
+                    multiply_along<D, BM, BN>(g, od, vd + at_stage);
                 wgmma_commit();
                 wgmma_wait<1>();
                 settle(s);
-                if (QUERIES_OVERLAP && last >= 0) release(k_empty + last);
+                if (OVERLAP && last >= 0) release(k_empty + last);
 #pragma unroll
                 for (int i = 0; i < BN / 2; i++) s[i] = fast_exp2(fmaf(s[i], scale2, -row[i >> 1 & 1].x));
                 if (k0 + BN - 1 > top) hide(s, q0 + at.row - k0 - at.column, 0.0f);
@@ -566,14 +561,14 @@ DEVICE void query_gradient(const TensorMap *q, const TensorMap *k, const TensorM
                 settle(g);
                 settle(s);
                 release(v_empty + stage);
-                if (!QUERIES_KEPT && block == 0) release(q_empty);
+                if (!KEPT && block == 0) release(q_empty);
 #pragma unroll
                 for (int i = 0; i < BN / 2; i++) s[i] *= g[i] - row[i >> 1 & 1].y;
                 pack(p, s);
                 wgmma_fence();
                 multiply_across(a, p, ka + at_stage);
                 wgmma_commit();
-                if (QUERIES_OVERLAP == 0) {
+                if (OVERLAP == 0) {
                     wgmma_wait<0>();
                     release(k_empty + stage);
                 } else {
@@ -582,7 +577,7 @@ DEVICE void query_gradient(const TensorMap *q, const TensorMap *k, const TensorM
             }
             wgmma_wait<0>();
             settle(a);
-            if (QUERIES_OVERLAP) release(k_empty + last);
+            if (OVERLAP) release(k_empty + last);
             int first = top + (threadIdx.x >> 5 & 3) * 16;
             put_rows<D>(dq + ((i64)b * seq + first) * ldq + head * D, ldq, seq - first, boxes + at.group * (64 * D * 2), a, scale, scale);
         }

@@ -131,12 +131,11 @@ DEVICE void bulk_load(void *smem, const void *gmem, int bytes, u64 *bar) {
                  "l"(gmem), "r"(bytes), "r"(shared_address(bar))
                  : "memory");
 }
-// load_tile copies R rows of the D columns from col.
+// load_tile copies R rows of the D columns from col. A loop, and loops around it, because who loads has few registers.
 template <int R, int D> DEVICE void load_tile(unsigned char *tile, const TensorMap *map, int row, int col, u64 *bar) {
-#pragma unroll
-    for (int c = 0; c < D / BOX; c++)
-#pragma unroll
-        for (int r = 0; r < R / BOX; r++) tma_load(tile + c * (R * 128) + r * BOX_BYTES, map, row + r * BOX, col + c * BOX, bar);
+#pragma unroll 1
+    for (int i = 0; i < R / BOX * (D / BOX); i++)
+        tma_load(tile + i * BOX_BYTES, map, row + i % (R / BOX) * BOX, col + i / (R / BOX) * BOX, bar);
 }
 
 // Ring is the position in a ring of N buffers, the same sequence on both sides.
@@ -161,6 +160,8 @@ struct Work {
     int pair, tile;
 };
 DEVICE Work work(int id, int pairs, int tiles, int width) {
+    // Without this the compiler prepares the divisions before the loops, in registers that a loader does not have.
+    asm volatile("" : "+r"(pairs), "+r"(tiles), "+r"(width));
     int first = id / (width * tiles) * width, rest = id - first * tiles;
     width = min(width, pairs - first);
     return Work{first + rest % width, rest / width};

@@ -21,6 +21,8 @@
 //       int n, int lda, int ldb, int ldy, int flags)
 //       For i < count: y[i] from rows offsets[e] … offsets[e+1] of a and b, e = list[i]. Alignment (VECTOR) is that of a and b.
 //       grid [ceil(m/TILE_M)·ceil(n/TILE_N)·count, 1, 1]
+//   gemm_sum_parts_{bf16,f32}(T *y, const float *x, int parts, long long stride, long long n, int flags)
+//       y (+)= x + (x + stride) + … over parts, in order; n values each. As cast below, n/1024 for the grid.
 //   cast_f32_bf16(bf16 *y, const float *x, long long n), cast_bf16_f32(float *y, const bf16 *x, long long n)
 //       block [256,1,1], grid [ceil(n/2048), 1, 1], no shared memory. Any alignment; both aligned to 16 bytes is faster.
 
@@ -314,3 +316,35 @@ template <class Y, class X> DEVICE void cast(Y *y, const X *x, i64 n) {
 
 extern "C" __global__ void KERNEL_BOUNDS(256, 4) cast_f32_bf16(bf16 *y, const float *x, long long n) { cast(y, x, n); }
 extern "C" __global__ void KERNEL_BOUNDS(256, 4) cast_bf16_f32(float *y, const bf16 *x, long long n) { cast(y, x, n); }
+
+// sum_parts adds four neighbours per thread.
+template <class Y> DEVICE void sum_parts(Y *y, const float *x, int parts, i64 stride, i64 n, bool add) {
+    i64 i = ((i64)blockIdx.x * 256 + threadIdx.x) * 4;
+    float total[4] = {};
+    if (i + 4 <= n && aligned16(x) && aligned16(y) && stride % 4 == 0) {
+        if (add) load4(total, y + i);
+#pragma unroll 8
+        for (int p = 0; p < parts; p++) {
+            float v[4];
+            load4(v, x + p * stride + i);
+#pragma unroll
+            for (int j = 0; j < 4; j++) total[j] += v[j];
+        }
+        store4(y + i, total);
+        return;
+    }
+    for (int j = 0; j < 4 && i + j < n; j++) {
+        float sum = add ? load(y + i + j) : 0.0f;
+        for (int p = 0; p < parts; p++) sum += x[p * stride + i + j];
+        store(y + i + j, sum);
+    }
+}
+
+extern "C" __global__ void KERNEL_BOUNDS(256, 4)
+    gemm_sum_parts_f32(float *y, const float *x, int parts, long long stride, long long n, int flags) {
+    sum_parts(y, x, parts, stride, n, flags & ADD);
+}
+extern "C" __global__ void KERNEL_BOUNDS(256, 4)
+    gemm_sum_parts_bf16(bf16 *y, const float *x, int parts, long long stride, long long n, int flags) {
+    sum_parts(y, x, parts, stride, n, flags & ADD);
+}

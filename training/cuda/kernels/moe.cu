@@ -10,12 +10,13 @@
 //     probs [tokens, experts]; expert, weight [slots]. grid [ceil(tokens/16)], block [256]
 //   moe_count(int *counts, const int *expert, int slots, int experts)
 //     counts [ceil(slots/1024), experts]. grid [ceil(slots/1024)], block [256]
-//   moe_offsets(int *offsets, int *counts, int runs, int experts)
-//     runs = ceil(slots/1024); offsets [experts+1]; counts become first rows. grid [1], block [256]
-//   moe_place(int *place, int *source, const int *counts, const int *expert, int slots, int experts)
+//   moe_offsets(int *offsets, int *first, const int *counts, int runs, int experts)
+//     runs = ceil(slots/1024); offsets [experts+1]; first, like counts, gets each run's first row of each expert. grid [1],
+//     block [256]
+//   moe_place(int *place, int *source, const int *first, const int *expert, int slots, int experts)
 //     grid [ceil(slots/1024)], block [256]
-//   moe_gather_{ff,fb,bb}(T1 *y, const T0 *x, const int *place, const float *weight, int tokens, int top, int d)
-//     y[place[i]] = x[i/top], times weight[i] unless weight is 0. grid [tokens], block [BLOCK]
+//   moe_gather_{ff,fb,bb}(T1 *y, const T0 *x, const int *place, const int *expert, const int *wanted, int tokens, int top, int d)
+//     y[place[i]] = x[i/top]; with wanted, only of slots with wanted[expert[i]] not 0. grid [tokens], block [BLOCK]
 //   moe_combine_{ff,bf,bb}(T1 *y, const T1 *base, const T0 *o, const int *place, const float *weight, int tokens, int top, int d)
 //     y[t] = Σ_s weight·o[place], plus base[t] unless base is 0; base may be y. grid [tokens], block [BLOCK]
 //   moe_scatter_{ff,bf,bb}(T1 *dx, const T1 *base, const T0 *dxs, const int *place, int tokens, int top, int d)
@@ -72,7 +73,7 @@ DEVICE void route(float *probs, int *expert, float *weight, const float *logits,
             bool swap = index != 0x7fffffff && (chosen == 0x7fffffff || other > value || (!(value > other) && index < chosen));
             if (swap) value = other, chosen = index;
         }
-        if ((chosen & 15) == LANE16) open &= ~(1u << (chosen >> 4));
+        if (live && (chosen & 15) == LANE16) open &= ~(1u << (chosen >> 4));
         total = total + value;
         if (s == LANE16) {
             own = value;
@@ -100,7 +101,7 @@ extern "C" __global__ void KERNEL_BOUNDS(256, 1) moe_count(int *counts, const in
     if (threadIdx.x < experts) counts[blockIdx.x * experts + threadIdx.x] = count[threadIdx.x];
 }
 
-extern "C" __global__ void KERNEL_BOUNDS(256, 1) moe_offsets(int *offsets, int *counts, int runs, int experts) {
+extern "C" __global__ void KERNEL_BOUNDS(256, 1) moe_offsets(int *offsets, int *first, const int *counts, int runs, int experts) {
     __shared__ int sums[8];
     int e = threadIdx.x, lane = e & 31, total = 0;
     if (e < experts)
@@ -124,7 +125,7 @@ extern "C" __global__ void KERNEL_BOUNDS(256, 1) moe_offsets(int *offsets, int *
             for (int k = 0; k < 8; k++) count[k] = from + k < runs ? counts[(from + k) * experts + e] : 0;
 #pragma unroll
             for (int k = 0; k < 8; k++) {
-                if (from + k < runs) counts[(from + k) * experts + e] = next;
+                if (from + k < runs) first[(from + k) * experts + e] = next;
                 next += count[k];
             }
         }
@@ -132,17 +133,17 @@ extern "C" __global__ void KERNEL_BOUNDS(256, 1) moe_offsets(int *offsets, int *
 }
 
 extern "C" __global__ void KERNEL_BOUNDS(256, 1)
-    moe_place(int *place, int *source, const int *counts, const int *expert, int slots, int experts) {
+    moe_place(int *place, int *source, const int *first, const int *expert, int slots, int experts) {
     __shared__ int next[8][256]; // of each warp: its count, then the next row, of every expert
     int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     for (int w = 0; w < 8; w++) next[w][threadIdx.x] = 0;
     __syncthreads();
-    int first = blockIdx.x * RUN + warp * (RUN / 8);
-    for (int i = first + lane; i < first + RUN / 8; i += 32)
+    int begin = blockIdx.x * RUN + warp * (RUN / 8), end = begin + RUN / 8;
+    for (int i = begin + lane; i < end; i += 32)
         if (i < slots) atomicAdd(&next[warp][expert[i]], 1);
     __syncthreads();
     if (threadIdx.x < experts) {
-        int row = counts[blockIdx.x * experts + threadIdx.x];
+        int row = first[blockIdx.x * experts + threadIdx.x];
         for (int w = 0; w < 8; w++) {
             int count = next[w][threadIdx.x];
             next[w][threadIdx.x] = row;
@@ -150,7 +151,7 @@ extern "C" __global__ void KERNEL_BOUNDS(256, 1)
         }
     }
     __syncthreads();
-    for (int i = first + lane; i < first + RUN / 8; i += 32) {
+    for (int i = begin + lane; i < end; i += 32) {
         int e = i < slots ? expert[i] : 256;
         u32 same = FULL_WARP; // lanes with this expert
         for (int bit = 0; bit < 9; bit++) {
@@ -170,56 +171,80 @@ extern "C" __global__ void KERNEL_BOUNDS(256, 1)
 }
 
 template <class X, class Y>
-DEVICE void gather(Y *y, const X *x, const int *place, const float *weight, int top, int d) {
+DEVICE void gather(Y *y, const X *x, const int *place, const int *expert, const int *wanted, int top, int d) {
     i64 token = blockIdx.x;
     bool wide = d % 8 == 0 && aligned16(x) && aligned16(y);
     place += token * top;
+    expert += token * top;
+    u32 open = (1u << top) - 1; // bit s: slot s is wanted
+    if (wanted) {
+        int s = threadIdx.x & 31;
+        open = __ballot_sync(FULL_WARP, s < top && wanted[expert[s]]);
+        if (!open) return;
+    }
     for (int i = threadIdx.x * 8; i < d; i += blockDim.x * 8) {
         float v[8];
         part(v, x + token * d, i, d, wide);
-        for (int s = 0; s < top; s++) {
-            float e[8];
-#pragma unroll
-            for (int j = 0; j < 8; j++) e[j] = weight ? v[j] * weight[token * top + s] : v[j];
-            put_part(y + (i64)place[s] * d, i, d, e, wide);
+        if (wide) {
+#pragma unroll 4
+            for (int s = 0; s < top; s++) // __ldg: the stores do not hold it up
+                if (open >> s & 1) put_wide(y + (i64)__ldg(place + s) * d + i, v);
+        } else {
+            for (int s = 0; s < top; s++)
+                if (open >> s & 1) put_part(y + (i64)place[s] * d, i, d, v, false);
         }
     }
 }
 
 // combine adds the rows of a token's slots: with weights the sum first and base last, without them onto base.
-template <bool WEIGHTED, class X, class Y>
-DEVICE void combine(Y *y, const Y *base, const X *x, const int *place, const float *weight, int top, int d) {
-    i64 token = blockIdx.x;
-    bool wide = d % 8 == 0 && aligned16(x) && aligned16(y) && aligned16(base);
-    place += token * top;
-    weight += token * top;
-    y += token * d;
-    if (base) base += token * d;
+template <bool WEIGHTED, bool WIDE, class X, class Y>
+DEVICE void combine_row(Y *y, const Y *base, const X *x, const int *place, const float *weight, int top, int d) {
+    constexpr int N = WIDE ? 16 / sizeof(X) : 1; // rows read before the first is added
     for (int i = threadIdx.x * 8; i < d; i += blockDim.x * 8) {
         float sum[8], add[8];
-        if (base) {
-            part(add, base, i, d, wide);
-        } else {
 #pragma unroll
-            for (int j = 0; j < 8; j++) add[j] = 0.0f;
-        }
+        for (int j = 0; j < 8; j++) add[j] = 0.0f;
+        if (base) part(add, base, i, d, WIDE);
 #pragma unroll
-        for (int j = 0; j < 8; j++) sum[j] = add[j];
-#pragma unroll 4
-        for (int s = 0; s < top; s++) {
-            float v[8];
-            part(v, x + (i64)place[s] * d, i, d, wide);
-            float w = WEIGHTED ? weight[s] : 0.0f;
+        for (int j = 0; j < 8; j++) sum[j] = WEIGHTED ? 0.0f : add[j];
+        for (int from = 0; from < top; from += N) {
+            Raw<X> v[N];
+            float w[N];
 #pragma unroll
-            for (int j = 0; j < 8; j++)
-                sum[j] = !WEIGHTED ? sum[j] + v[j] : s == 0 ? v[j] * w : fmaf(w, v[j], sum[j]);
+            for (int k = 0; k < N; k++)
+                if (from + k < top) {
+                    v[k].read(x + (i64)place[from + k] * d, i, d, WIDE);
+                    w[k] = WEIGHTED ? weight[from + k] : 0.0f;
+                }
+#pragma unroll
+            for (int k = 0; k < N; k++)
+                if (from + k < top) {
+                    float e[8];
+                    v[k].get(e);
+#pragma unroll
+                    for (int j = 0; j < 8; j++)
+                        sum[j] = !WEIGHTED ? sum[j] + e[j] : from + k == 0 ? e[j] * w[k] : fmaf(w[k], e[j], sum[j]);
+                }
         }
         if (WEIGHTED && base) {
 #pragma unroll
             for (int j = 0; j < 8; j++) sum[j] = add[j] + sum[j];
         }
-        put_part(y, i, d, sum, wide);
+        put_part(y, i, d, sum, WIDE);
     }
+}
+
+template <bool WEIGHTED, class X, class Y>
+DEVICE void combine(Y *y, const Y *base, const X *x, const int *place, const float *weight, int top, int d) {
+    i64 token = blockIdx.x;
+    place += token * top;
+    weight += token * top;
+    y += token * d;
+    if (base) base += token * d;
+    if (d % 8 == 0 && aligned16(x) && aligned16(y) && aligned16(base))
+        combine_row<WEIGHTED, true>(y, base, x, place, weight, top, d);
+    else
+        combine_row<WEIGHTED, false>(y, base, x, place, weight, top, d);
 }
 
 template <int N>
@@ -276,8 +301,8 @@ extern "C" __global__ void KERNEL_BOUNDS(256, 1)
 
 #define GATHER(n, X, Y)                                                                                                         \
     extern "C" __global__ void KERNEL_BOUNDS(256, 1)                                                                            \
-        moe_gather_##n(Y *y, const X *x, const int *place, const float *weight, int tokens, int top, int d) {                   \
-        gather(y, x, place, weight, top, d);                                                                                    \
+        moe_gather_##n(Y *y, const X *x, const int *place, const int *expert, const int *wanted, int tokens, int top, int d) {  \
+        gather(y, x, place, expert, wanted, top, d);                                                                            \
     }
 GATHER(ff, float, float)
 GATHER(fb, float, bf16)

@@ -21,11 +21,11 @@ func route(d *device, logits array, tokens, experts, top, normalize int) routing
 	r := routing{tokens: tokens, experts: experts, top: top, probs: d.blank('f', tokens*experts, 0), weight: d.blank('f', slots, 0),
 		expertAt: d.alloc(4 * slots), placeAt: d.alloc(4 * slots), sourceAt: d.alloc(4 * slots), off: d.alloc(4 * (experts + 1))}
 	runs := ceil(slots, 1024)
-	counts := d.alloc(4 * runs * experts)
+	counts, first := d.alloc(4*runs*experts), d.alloc(4*runs*experts)
 	d.launch("moe_route", line(ceil(tokens, 16)), line(256), 0, r.probs.p, r.expertAt, r.weight.p, logits.p, tokens, experts, top, normalize)
 	d.launch("moe_count", line(runs), line(256), 0, counts, r.expertAt, slots, experts)
-	d.launch("moe_offsets", line(1), line(256), 0, r.off, counts, runs, experts)
-	d.launch("moe_place", line(runs), line(256), 0, r.placeAt, r.sourceAt, counts, r.expertAt, slots, experts)
+	d.launch("moe_offsets", line(1), line(256), 0, r.off, first, counts, runs, experts)
+	d.launch("moe_place", line(runs), line(256), 0, r.placeAt, r.sourceAt, first, r.expertAt, slots, experts)
 	r.expert, r.place, r.source = get[int32](d, r.expertAt, slots), get[int32](d, r.placeAt, slots), get[int32](d, r.sourceAt, slots)
 	r.offsets = get[int32](d, r.off, experts+1)
 	r.probs.v, r.weight.v = r.probs.values(), r.weight.values()
@@ -111,22 +111,20 @@ func TestMovement(t *testing.T) {
 			slots, w := s.tokens*s.top, s.width
 			block := line(min(256, ceil(ceil(w, 8), 32)*32))
 			for _, l := range []string{"ff", "fb", "bb"} {
-				for _, weighted := range []bool{false, true} {
-					x, y := d.random(l[0], s.tokens*w, 0), d.blank(l[1], slots*w, 0)
-					weight, want := cuda.Ptr(0), make([]float64, slots*w)
-					if weighted {
-						weight = r.weight.p
+				for _, some := range []bool{false, true} {
+					x, y := d.random(l[0], s.tokens*w, 0), d.random(l[1], slots*w, 0)
+					wanted, list := cuda.Ptr(0), make([]int32, s.experts)
+					if some {
+						list[1], list[s.experts-1] = 1, 1
+						wanted = put(d, list, 0)
 					}
 					for i, p := range r.place {
-						for j := range w {
-							want[int(p)*w+j] = x.v[i/s.top*w+j]
-							if weighted {
-								want[int(p)*w+j] *= r.weight.v[i]
-							}
+						if !some || list[r.expert[i]] != 0 {
+							copy(y.v[int(p)*w:][:w], x.v[i/s.top*w:])
 						}
 					}
-					d.launch("moe_gather_"+l, line(s.tokens), block, 0, y.p, x.p, r.placeAt, weight, s.tokens, s.top, w)
-					y.is("gather "+l, want)
+					d.launch("moe_gather_"+l, line(s.tokens), block, 0, y.p, x.p, r.placeAt, r.expertAt, wanted, s.tokens, s.top, w)
+					y.is("gather "+l, y.v)
 				}
 			}
 			for _, l := range []string{"ff", "bf", "bb"} {

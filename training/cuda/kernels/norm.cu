@@ -17,7 +17,7 @@
 //     block [256]
 //   headnorm_rope_{ff,fb,bb}(T1 *y, float *inv, const T0 *x, const float *w, const float *cos, const float *sin, int rows,
 //     int heads, int seq, int hd, int ldx, int ldy, float eps)   rows of x are ldx apart, of y ldy; inv [rows, heads]
-//     block [256], grid [ceil(rows/8)]; hd even, ≤ 512
+//     a warp per row: block [256], grid [ceil(rows/8)]; hd even, ≤ 512
 //   headnorm_rope_grad_{fff,bff,bbb}(T2 *dx, float *partial, const T1 *dy, const float *inv, const T0 *x, const float *w,
 //     const float *cos, const float *sin, int rows, int heads, int seq, int hd, int ldx, int ldy)   rows of dx are ldx
 //     apart, of dy ldy. As above, but any smaller grid will do too; partial [gridDim, hd], for reduce_rows, or 0. dx may be dy.
@@ -219,8 +219,8 @@ struct Heads {
     }
 };
 
-// heads_at_once is how many heads a thread reads before it works on the first.
-template <bool WIDE, int BYTES> constexpr int heads_at_once = !WIDE ? 1 : BYTES <= 4 ? 4 : 2;
+// heads_at_once is how many heads a thread reads before it works on the first, if it needs two halves of so many bytes a value.
+template <bool WIDE, int BYTES> constexpr int heads_at_once = !WIDE || BYTES > 8 ? 1 : BYTES > 4 ? 2 : 4;
 
 template <bool WIDE, class X, class Y>
 DEVICE void headnorm_rope_row(Y *y, float *inv, const X *x, const float *w, const float *cos, const float *sin, int heads, int hd, float eps) {
@@ -278,7 +278,7 @@ DEVICE void headnorm_rope_row(Y *y, float *inv, const X *x, const float *w, cons
 template <class X, class Y>
 DEVICE void headnorm_rope(Y *y, float *inv, const X *x, const float *w, const float *cos, const float *sin, int rows, int heads,
                           int seq, int hd, int ldx, int ldy, float eps) {
-    int row = blockIdx.x * 8 + (threadIdx.x >> 5), place = row % seq * (hd / 2);
+    int row = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5), place = row % seq * (hd / 2);
     if (row >= rows) return;
     bool wide = hd % 16 == 0 && ldx % 8 == 0 && ldy % 8 == 0 && aligned16(y) && aligned16(x) && aligned16(w) && aligned16(cos) && aligned16(sin);
     x += (i64)row * ldx, y += (i64)row * ldy, inv += (i64)row * heads, cos += place, sin += place;
@@ -291,14 +291,15 @@ DEVICE void headnorm_rope(Y *y, float *inv, const X *x, const float *w, const fl
 template <bool WIDE, class X, class G, class D>
 DEVICE void headnorm_rope_grad_rows(float ga[8], float gb[8], D *dx, bool weights, const G *dy, const float *inv, const X *x, const float *w,
                                     const float *cos, const float *sin, int rows, int heads, int seq, int hd, int ldx, int ldy) {
-    constexpr int N = heads_at_once<WIDE, sizeof(X) + sizeof(G)> / 2 > 0 ? heads_at_once<WIDE, sizeof(X) + sizeof(G)> / 2 : 1;
+    constexpr int N = heads_at_once<WIDE, 2 * (sizeof(X) + sizeof(G))>;
     Heads h = Heads::make(hd);
     float wa[8], wb[8], c[8], s[8];
     if (h.inside) {
         fixed(wa, w, h.at, h.half, WIDE);
         fixed(wb, w + h.half, h.at, h.half, WIDE);
     }
-    for (i64 row = blockIdx.x * 8 + (threadIdx.x >> 5); row < rows; row += (i64)gridDim.x * 8) {
+    int warps = blockDim.x >> 5;
+    for (i64 row = blockIdx.x * warps + (threadIdx.x >> 5); row < rows; row += (i64)gridDim.x * warps) {
         int place = (int)row % seq * h.half;
         for (int from = h.group; from - h.group < heads; from += N * h.groups) {
             Raw<X> va[N], vb[N];
@@ -371,10 +372,10 @@ DEVICE void headnorm_rope_grad(D *dx, float *partial, const G *dy, const float *
     for (int j = 0; j < 8; j++) sums[threadIdx.x * 17 + j] = ga[j], sums[threadIdx.x * 17 + 8 + j] = gb[j];
     __syncthreads();
     int lanes = Heads::make(hd).lanes, half = hd / 2;
-    for (int i = threadIdx.x; i < hd; i += 256) {
+    for (int i = threadIdx.x; i < hd; i += blockDim.x) {
         int j = i < half ? i : i - half, slot = j % 8 + (i < half ? 0 : 8);
         float total = 0.0f;
-        for (int t = j / 8; t < 256; t += lanes) total += sums[t * 17 + slot];
+        for (int t = j / 8; t < blockDim.x; t += lanes) total += sums[t * 17 + slot];
         partial[(i64)blockIdx.x * hd + i] = total;
     }
 }
@@ -416,7 +417,7 @@ HEADNORM_ROPE(fb, float, bf16)
 HEADNORM_ROPE(bb, bf16, bf16)
 
 #define HEADNORM_ROPE_GRAD(n, X, G, D)                                                                                          \
-    KERNEL(256) headnorm_rope_grad_##n(D *dx, float *partial, const G *dy, const float *inv, const X *x, const float *w,         \
+    extern "C" __global__ void KERNEL_BOUNDS(256, 2) headnorm_rope_grad_##n(D *dx, float *partial, const G *dy, const float *inv, const X *x, const float *w,         \
                                        const float *cos, const float *sin, int rows, int heads, int seq, int hd, int ldx, int ldy) { \
         headnorm_rope_grad<X, G, D>(dx, partial, dy, inv, x, w, cos, sin, rows, heads, seq, hd, ldx, ldy);                      \
     }
