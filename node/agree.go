@@ -299,7 +299,7 @@ func (n *Node) listenToTopics(ctx context.Context) {
 				return
 			}
 			if c, err := protocol.DecodeCommitment(m.Data); err == nil {
-				n.takeCommit(ctx, c)
+				n.takeCommit(ctx, m.From, c)
 			}
 		}
 	})
@@ -323,12 +323,13 @@ func (n *Node) listenToTopics(ctx context.Context) {
 	})
 }
 
-func (n *Node) takeCommit(ctx context.Context, c protocol.Commitment) {
+// takeCommit takes a commitment that a peer passed on.
+func (n *Node) takeCommit(ctx context.Context, from peer.ID, c protocol.Commitment) {
 	n.mu.Lock()
 	k := n.custody
 	n.mu.Unlock()
 	if k != nil && c.Cycle == k.t.cycle {
-		k.take(ctx, c)
+		k.take(ctx, from, c)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/blockzero-net/bzd/content"
 	"github.com/blockzero-net/bzd/internal/protocol"
@@ -40,8 +41,9 @@ func (n *Node) newCustody(t timeline, s protocol.Snapshot) *custody {
 	return &custody{n: n, t: t, snapshot: s, seen: map[protocol.ID]*claim{}, lists: map[protocol.ID]protocol.List{}}
 }
 
-// take takes a commitment whose signature was verified, and starts fetching what it names.
-func (c *custody) take(ctx context.Context, x protocol.Commitment) {
+// take takes a commitment whose signature was verified, and starts fetching what it names, first from the peer that passed
+// it on: that is its miner, unless they are not connected.
+func (c *custody) take(ctx context.Context, from peer.ID, x protocol.Commitment) {
 	since := c.t.since(c.n.cfg.Now())
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -63,7 +65,7 @@ func (c *custody) take(ctx context.Context, x protocol.Commitment) {
 		deadline := c.t.at(c.t.Custody)
 		ctx, cancel := context.WithDeadline(ctx, deadline)
 		defer cancel()
-		m, reason := c.hold(ctx, x)
+		m, reason := c.hold(ctx, from, x)
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		k.manifest, k.held = m, reason == ""
@@ -74,12 +76,12 @@ func (c *custody) take(ctx context.Context, x protocol.Commitment) {
 }
 
 // hold fetches a commitment's manifest and every sealed block, and says why it could not.
-func (c *custody) hold(ctx context.Context, x protocol.Commitment) (*protocol.Manifest, string) {
-	raw, err := c.n.content.Block(ctx, x.Manifest.Cid())
+func (c *custody) hold(ctx context.Context, from peer.ID, x protocol.Commitment) (*protocol.Manifest, string) {
+	raw, err := c.n.content.GetFrom(ctx, from, x.Manifest.Cid())
 	if err != nil {
 		return nil, "the manifest did not arrive in time"
 	}
-	m, err := protocol.DecodeManifest(raw)
+	m, err := protocol.DecodeManifest(raw.RawData())
 	if err != nil {
 		return nil, err.Error()
 	}
@@ -89,7 +91,7 @@ func (c *custody) hold(ctx context.Context, x protocol.Commitment) (*protocol.Ma
 	if err := content.Check(m, c.n.payloadLimit()); err != nil {
 		return nil, err.Error()
 	}
-	if err := c.n.content.Blocks(ctx, content.Segments(m)); err != nil {
+	if err := c.n.content.Blocks(ctx, from, content.Segments(m)); err != nil {
 		return &m, "the sealed blocks did not arrive in time"
 	}
 	return &m, ""

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/blockzero-net/bzd/content/checkpoint"
 	"github.com/blockzero-net/bzd/content/exchange"
@@ -44,9 +45,9 @@ func (f *files) Block(ctx context.Context, c cid.Cid) ([]byte, error) {
 	return b.RawData(), nil
 }
 
-// Blocks brings blocks here.
-func (f *files) Blocks(ctx context.Context, list []cid.Cid) error {
-	p, err := f.Fetch(ctx, list, exchange.Bounds{MaxBytes: maxCheckpoint}, f.progress("commitment", len(list)))
+// Blocks brings blocks here, from one peer before others.
+func (f *files) Blocks(ctx context.Context, from peer.ID, list []cid.Cid) error {
+	p, err := f.FetchFrom(ctx, from, list, exchange.Bounds{MaxBytes: maxCheckpoint}, f.progress("commitment", len(list)))
 	return f.fetched("commitment", p, err)
 }
 
@@ -177,7 +178,10 @@ func (n *Node) load(l protocol.Link, dir string) (*local.Phi, error) {
 			return p, nil
 		}
 	}
-	if parts, ok := n.content.isVerified(l); ok && n.phi != nil {
+	if parts, ok := n.content.isVerified(l); ok {
+		if n.phi == nil {
+			return local.LoadVerified(n.backend, dir, l, parts)
+		}
 		return n.phi.LoadNext(dir, l, parts)
 	}
 	p, err := local.LoadPhi(n.backend, dir)

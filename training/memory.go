@@ -273,7 +273,7 @@ const attentionScratch = 64 << 20
 func scratch(c model.Config, train bool, l model.Layout, k Kinds) int64 {
 	n, d, f, a := int64(l.Sequences)*int64(l.Seq), int64(c.Dim), int64(c.Width), int64(k.Activation)
 	slots := n * int64(c.TopK)
-	wide, narrow, bytes := int64(1), int64(3), int64(0) // blocks of [slots, Dim] and of [slots, Width]
+	wide, narrow, bytes := int64(1), int64(2), int64(0) // blocks of [slots, Dim] and of [slots, Width]
 	seqs, seq := int64(l.Sequences), int64(l.Seq)
 	switch {
 	case k.Exact && train:
@@ -281,12 +281,11 @@ func scratch(c model.Config, train bool, l model.Layout, k Kinds) int64 {
 		each := int64(c.KVHeads) * seq * int64(backend.AttentionShape{Seq: l.Seq}.Padded())
 		bytes = 4*slots + 4*each*min(seqs, max(1, attentionScratch/each))
 	case k.Exact:
-		wide, narrow = 2, 2
+		wide = 2
 	case train:
-		narrow = 2
-		bytes = 4*slots + n*(d+int64(c.Experts))*a // what products read of values that are kept in float32
-		head := (int64(c.HeadDim) + 31) / 32 * 32
-		bytes += seqs * int64(c.Heads) * (8*((seq+127)/128*128) + 4*head*((seq+63)/64*64)) // statistics and gradient of queries
+		narrow = 1
+		bytes = 4*slots + n*(d+int64(c.Experts))*a                     // what products read of values that are kept in float32
+		bytes += seqs * int64(c.Heads) * 8 * ((seq + 127) / 128 * 128) // statistics of attention's rows
 	}
 	return bytes + slots*a*(wide*d+narrow*f)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"unsafe"
@@ -67,9 +68,17 @@ func WriteState(path string, s State) (err error) {
 	if err = binary.Write(w, binary.LittleEndian, head); err != nil {
 		return err
 	}
+	buf := make([]byte, 0, 1<<16)
 	for _, v := range [][]float32{s.Values, s.Moments.M, s.Moments.V} {
-		if err = binary.Write(w, binary.LittleEndian, v); err != nil {
-			return err
+		for len(v) > 0 {
+			n := min(len(v), cap(buf)/4)
+			for _, x := range v[:n] {
+				buf = binary.LittleEndian.AppendUint32(buf, math.Float32bits(x))
+			}
+			if _, err = w.Write(buf); err != nil {
+				return err
+			}
+			v, buf = v[n:], buf[:0]
 		}
 	}
 	if _, err = f.Write(h.Sum(nil)); err != nil {

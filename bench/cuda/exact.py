@@ -188,7 +188,7 @@ def ptx(name):
 class Gemm:
     """One product, as training/cuda launches it."""
 
-    SIDES = {"": (128, 256), "_small": (64, 64), "any": (64, 128)}
+    SIDES = {"": (64, 64), "any": (64, 128)}
 
     def __init__(self, kernels):
         self.k = kernels
@@ -262,7 +262,7 @@ def check(report):
             for half in (False, True) if form != TN else (False,):
                 B = up(b.T if form == NT else b)
                 B = B.to(torch.bfloat16) if half else B
-                for tile in ("", "_small", "any"):
+                for tile in ("", "any"):
                     if tile != "any" and (m % 4 or n % 8 or k % 8):
                         continue
                     for add in (False, True):
@@ -270,13 +270,12 @@ def check(report):
                         g.run(form, c, A, B, m, n, k, add, tile)
                         same(f"{FORMS[form]} {m}x{n}x{k} {'bf16' if half else 'f32'} tile{tile} add={add} scale={scale:g}", c, want[add])
 
-    # Three different kernels, one result, at full size.
+    # Two different kernels, one result, at full size.
     A, B = torch.randn(2048, 4096, device="cuda"), torch.randn(2048, 4096, device="cuda")
-    c = [torch.empty(2048, 2048, device="cuda") for _ in range(3)]
-    for x, tile in zip(c, ("", "_small", "any")):
+    c = [torch.empty(2048, 2048, device="cuda") for _ in range(2)]
+    for x, tile in zip(c, ("", "any")):
         g.run(NT, x, A, B, 2048, 2048, 4096, tile=tile)
-    same("nt 2048x2048x4096, large and small tiles", c[0], c[1].cpu().numpy())
-    same("nt 2048x2048x4096, large tiles and any", c[0], c[2].cpu().numpy())
+    same("nt 2048x2048x4096, with vectors and without", c[0], c[1].cpu().numpy())
     exact = A.double() @ B.double().T
     off = float((c[0].double() - exact).norm() / exact.norm())
     report.add(check="nt 2048x2048x4096, distance from float64", error=off, ok=off < 1e-6)
@@ -296,13 +295,13 @@ def check(report):
                 lo = sum(sizes[:e])
                 if s:
                     g.run(form, want[lo:], x[lo:], w[e], s, n, k, tile="any")
-            for tile in ("", "_small", "any"):
+            for tile in ("", "any"):
                 got = torch.full((rows, n), float("nan"), device="cuda")
                 g.grouped(form, got, x, None, at, offsets, len(sizes), rows, n, k, tile=tile, half=half)
                 same(f"grouped {FORMS[form]} {'bf16' if half else 'f32'} tile{tile}", got, want.cpu().numpy())
     x, y = torch.randn(rows, n, device="cuda"), torch.randn(rows, k, device="cuda")
     listed = torch.tensor([4, 1, 2], dtype=torch.int32, device="cuda")
-    for tile in ("", "_small", "any"):
+    for tile in ("", "any"):
         got = [torch.ones(n, k, device="cuda") for _ in listed]
         g.grouped(TN, None, x, y, pointers(torch, got), offsets, len(sizes), n, k, 0, add=True, tile=tile, listed=listed)
         for c, e in zip(got, listed.tolist()):
@@ -362,13 +361,11 @@ def gemm(report):
             c = torch.empty(m, n, device="cuda")
             theirs = g.k.time(lambda: torch.mm(A.T if form == TN else A, B.T if form == NT else B, out=c), 0.1)
             cube = m == n == k
-            sms = torch.cuda.get_device_properties(0).multi_processor_count
-            usual = "" if div(m, 128) * div(n, 128) >= sms else "_small"
             for half in (False, True) if form != TN else (False,):
                 b = B.to(torch.bfloat16) if half else B
-                for tile in ["", "_small", "any"] if cube and not half else [usual]:
+                for tile in ["", "any"] if cube and not half else [""]:
                     ours = g.k.time(lambda: g.run(form, c, A, b, m, n, k, tile=tile), 0.1)
-                    timed(report, f"{FORMS[form]} {m}x{n}x{k} {'bf16' if half else 'f32'} weights, {(tile or '_large').strip('_')} tiles", flops, ours, theirs, top)
+                    timed(report, f"{FORMS[form]} {m}x{n}x{k} {'bf16' if half else 'f32'} weights{tile and ', one value at a time'}", flops, ours, theirs, top)
 
 
 def experts(report):
@@ -509,15 +506,12 @@ def rows(report):
     g = r(s, d)
     o = r(s, d)
     wide = s * d * 4
-    line("gather", 2 * wide, lambda: k("mixture_exact_gather", (s, div(d, 512)), 128, g, x, source, s, top, d))
-    line("combine", wide + wide // top, lambda: k("mixture_exact_combine", (t, div(d, 512)), 128, y, o, place, weights, t, top, d))
     line("slot_grad", 2 * wide + wide // top, lambda: k("mixture_exact_slot_grad", (div(s, 8),), 128, dweights, g, dy, o, place, weights, s, top, d))
-    line("scatter", wide + 2 * wide // top, lambda: k("mixture_exact_scatter", (t, div(d, 512)), 128, y, o, place, t, top, d))
     line("route_grad", 4 * t * E * 4, lambda: k("mixture_exact_route_grad", (div(t, 64),), 64, logits, probs, chosen, weights, dweights, offsets, t, E, top, 1, 0.01))
     ok = bool((torch.sort(place).values == torch.arange(s, device="cuda", dtype=torch.int32)).all())
     order = bool((source.view(-1).long() // top >= 0).all()) and bool((chosen[source.long()][1:] >= chosen[source.long()][:-1]).all())
     report.add(check="slots are a permutation, by expert", ok=ok and order)
-    del g, o, emb, m, v
+    del g, o, emb
 
     V, tokens = 50304, 2048
     l = r(tokens, V)
@@ -535,8 +529,9 @@ def rows(report):
         line(f"sum_squares of {len(parts)} x {size}", len(parts) * size * 4, lambda: k("exact_sum_squares", (len(parts),), 128, sums, at, lengths))
 
 
-# Other shapes of the large tile: warps, tile of k, and their instances.
+# Other shapes of the tile: warps, tile of k, and their instances.
 SHAPES = {
+    "64x64, 64 threads": ("1, 2", {}),
     "128x128, 256 threads": ("2, 4", {}),
     "64x128, 128 threads": ("1, 4", {}),
     "128x64, 128 threads": ("2, 2", {}),

@@ -2,197 +2,18 @@
 
     python3 bench/cuda/gemm.py [--out DIR] [--variants DIR] [--only WORD] [--quick]
 
-It loads the checked-in PTX. --variants names a directory with other builds of the same sources: NAME.cubin or NAME.ptx beside
-NAME.json, which gives "file" (gemm_bf16 or gemm_bf16_sm90) and the tile constants. Each build runs in a process of its own, so
-that one that faults or hangs costs only its own lines. Results go to DIR/gemm.json; the exit status is 1 if a check failed.
+It loads the checked-in PTX. DIR (variants beside this file) may have other builds of the same sources: NAME.cubin or NAME.ptx
+beside NAME.json, which gives "file" (gemm_bf16 or gemm_bf16_sm90), the constants as in BUILTIN of gemm_build.py, and "shared" if
+a block is to take more shared memory, as on a card where fewer fit. Each build runs in a process of its own, so that one that
+faults or hangs costs only its own lines. Results go to gemm.json in the directory of --out; the exit status is 1 if a check failed.
 """
-import argparse, ctypes, json, multiprocessing, os, statistics, sys, time, traceback
+import argparse, json, multiprocessing, os, statistics, sys, time, traceback
 
 import torch
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-KERNELS = os.path.join(HERE, "..", "..", "training", "cuda", "kernels")
-ADD, VECTOR = 1, 2
-BUILTIN = {
-    "sm90": dict(file="gemm_bf16_sm90", path="ptx/gemm_bf16_sm90.sm_90a.ptx",
-                 TILE_M=128, TILE_N=256, STAGES=4, STAGING=2, CLUSTER=2),
-    "sm80": dict(file="gemm_bf16", path="ptx/gemm_bf16.sm_80.ptx",
-                 TILE_M=128, TILE_N=128, TILE_K=32, WARPS_M=2, WARPS_N=2, STAGES=4),
-}
+from gemm_build import BUILTIN, HERE, KERNELS, Build, div
+
 LIMIT = {torch.bfloat16: 5e-3, torch.float32: 1e-4}
-
-
-def div(a, b):
-    return -(-a // b)
-
-
-# ---- the driver
-
-class Driver:
-    def __init__(self):
-        self.lib = ctypes.CDLL("libcuda.so.1")
-        self.keep = []
-
-    def call(self, name, *args):
-        status = getattr(self.lib, name)(*args)
-        if status:
-            text = ctypes.c_char_p()
-            self.lib.cuGetErrorName(status, ctypes.byref(text))
-            raise RuntimeError(f"{name}: {text.value.decode() if text.value else status}")
-
-    def load(self, path, names, shared):
-        image = open(path, "rb").read() + b"\0"
-        log = ctypes.create_string_buffer(1 << 14)
-        options = (ctypes.c_int * 2)(5, 6)  # error log buffer, its size
-        values = (ctypes.c_void_p * 2)(ctypes.addressof(log), len(log))
-        module = ctypes.c_void_p()
-        try:
-            self.call("cuModuleLoadDataEx", ctypes.byref(module), image, 2, options, values)
-        except RuntimeError as e:
-            raise RuntimeError(f"{e}: {log.value.decode(errors='replace')[:2000]}")
-        kernels = {}
-        for name in names:
-            f = ctypes.c_void_p()
-            self.call("cuModuleGetFunction", ctypes.byref(f), module, name.encode())
-            if shared > 48 * 1024 and not name.startswith("cast"):
-                self.call("cuFuncSetAttribute", f, 8, shared)  # most dynamic shared memory
-            kernels[name] = f
-        return kernels
-
-    def map(self, t):
-        """Tensor map of a matrix, as 128 bytes: boxes of 64 rows of 128 bytes, 128-byte swizzle, zeros out of bounds."""
-        kind, width = {torch.bfloat16: (9, 64), torch.float32: (7, 32)}[t.dtype]
-        raw = ctypes.create_string_buffer(128 + 64)
-        at = (ctypes.addressof(raw) + 63) & ~63
-        rows, cols = t.shape
-        stride = t.stride(0) if rows > 1 else max(t.stride(0), cols)
-        self.call("cuTensorMapEncodeTiled", ctypes.c_void_p(at), kind, 2, ctypes.c_void_p(t.data_ptr()),
-                  (ctypes.c_uint64 * 2)(cols, rows), (ctypes.c_uint64 * 1)(stride * t.element_size()),
-                  (ctypes.c_uint32 * 2)(width, 64), (ctypes.c_uint32 * 2)(1, 1), 0, 3, 2, 0)
-        return Map(ctypes.string_at(at, 128))
-
-    def maps(self, tensors):
-        """The maps of several matrices in device memory."""
-        blob = b"".join(self.map(t).data for t in tensors)
-        return torch.frombuffer(bytearray(blob), dtype=torch.uint8).cuda()
-
-    def launch(self, f, grid, block, shared, args):
-        slots = (ctypes.c_void_p * len(args))()
-        hold = []
-        for i, a in enumerate(args):
-            if isinstance(a, Map):
-                slots[i] = a.address
-                continue
-            if isinstance(a, torch.Tensor):
-                v = ctypes.c_uint64(a.data_ptr())
-            elif isinstance(a, Long):
-                v = ctypes.c_int64(a.value)
-            else:
-                v = ctypes.c_int32(a)
-            hold.append(v)
-            slots[i] = ctypes.addressof(v)
-        self.call("cuLaunchKernel", f, grid, 1, 1, block, 1, 1, shared,
-                  ctypes.c_void_p(torch.cuda.current_stream().cuda_stream), slots, None)
-
-
-class Map:
-    def __init__(self, data):
-        self.data = data
-        self.raw = ctypes.create_string_buffer(128 + 64)
-        self.address = (ctypes.addressof(self.raw) + 63) & ~63
-        ctypes.memmove(self.address, data, 128)
-
-
-class Long:
-    def __init__(self, value):
-        self.value = value
-
-
-# ---- one build of the kernels
-
-class Build:
-    """Calls the kernels of a build with torch tensors. The methods return a function that launches."""
-
-    def __init__(self, name, spec):
-        self.name, self.s, self.driver = name, spec, Driver()
-        self.hopper = spec["file"].endswith("sm90")
-        s = spec
-        if self.hopper:
-            self.threads = 384
-            self.shared = s["STAGES"] * (s["TILE_M"] + s["TILE_N"]) * 128 + s["STAGING"] * 16384 + 1024
-        else:
-            self.threads = s["WARPS_M"] * s["WARPS_N"] * 32
-            self.shared = s["STAGES"] * (s["TILE_M"] + s["TILE_N"]) * s["TILE_K"] * 2
-        self.sms = torch.cuda.get_device_properties(0).multi_processor_count
-        end = "_sm90" if self.hopper else ""
-        names = [f"gemm_{l}{g}_{t}{end}" for l in ("nt", "nn", "tn") for g in ("", "_grouped") for t in ("bf16", "f32")]
-        if not self.hopper:
-            names += ["cast_f32_bf16", "cast_bf16_f32"]
-        begin = time.time()
-        self.kernels = self.driver.load(spec["path"], names, self.shared)
-        self.load_seconds = time.time() - begin
-
-    def kernel(self, layout, group, y):
-        t = "bf16" if y.dtype == torch.bfloat16 else "f32"
-        return self.kernels[f"gemm_{layout}{group}_{t}{'_sm90' if self.hopper else ''}"]
-
-    def vector(self, *tensors):
-        ok = all(t.data_ptr() % 16 == 0 and t.stride(0) % 8 == 0 and t.shape[1] % 8 == 0 for t in tensors)
-        return VECTOR if ok else 0
-
-    def start(self, f, grid, args, keep):
-        def go():
-            self.driver.launch(f, grid, self.threads, self.shared, args)
-        go.keep = keep
-        return go
-
-    def dense(self, layout, y, a, b, add):
-        m, n = y.shape
-        k = a.shape[0] if layout == "tn" else a.shape[1]
-        f = self.kernel(layout, "", y)
-        tiles = div(m, self.s["TILE_M"]) * div(n, self.s["TILE_N"])
-        if self.hopper:
-            c = self.s["CLUSTER"]
-            grid = min(self.sms // c, div(div(m, self.s["TILE_M"]), c) * div(n, self.s["TILE_N"])) * c
-            args = [self.driver.map(a), self.driver.map(b), self.driver.map(y), m, n, k, ADD if add else 0]
-        else:
-            grid = tiles
-            args = [y, a, b, m, n, k, a.stride(0), b.stride(0), y.stride(0), (ADD if add else 0) | self.vector(a, b)]
-        return self.start(f, grid, args, (y, a, b))
-
-    def rows(self, layout, y, a, bs, offsets, add):
-        """y[rows of e] = a[rows of e] · bs[e]; offsets is a device tensor of int32."""
-        n, k, experts = y.shape[1], a.shape[1], len(bs)
-        f = self.kernel(layout, "_grouped", y)
-        flags = ADD if add else 0
-        upper = div(n, self.s["TILE_N"]) * (div(a.shape[0], self.s["TILE_M"]) + experts)
-        if self.hopper:
-            maps = self.driver.maps(bs)
-            args = [self.driver.map(a), maps, self.driver.map(y), y, offsets, experts, n, k, y.stride(0), flags]
-            return self.start(f, min(self.sms, upper), args, (y, a, bs, offsets, maps))
-        table = torch.tensor([b.data_ptr() for b in bs], dtype=torch.int64).cuda()
-        flags |= self.vector(a, *bs)
-        args = [y, a, table, offsets, experts, n, k, a.stride(0), bs[0].stride(0), y.stride(0), flags]
-        return self.start(f, upper, args, (y, a, bs, offsets, table))
-
-    def reduce(self, ys, a, b, offsets, chosen, add):
-        """ys[i] = a[rows of e]ᵀ · b[rows of e], e = chosen[i]."""
-        (m, n), count = ys[0].shape, len(ys)
-        f = self.kernel("tn", "_grouped", ys[0])
-        flags = ADD if add else 0
-        tiles = div(m, self.s["TILE_M"]) * div(n, self.s["TILE_N"]) * count
-        chosen = torch.tensor(chosen, dtype=torch.int32).cuda()
-        if self.hopper:
-            table = self.driver.maps(ys)
-            args = [self.driver.map(a), self.driver.map(b), table, offsets, chosen, count, m, n, flags]
-            return self.start(f, min(self.sms, tiles), args, (ys, a, b, offsets, chosen, table))
-        table = torch.tensor([y.data_ptr() for y in ys], dtype=torch.int64).cuda()
-        args = [table, a, b, offsets, chosen, count, m, n, a.stride(0), b.stride(0), ys[0].stride(0), flags | self.vector(a, b)]
-        return self.start(f, tiles, args, (ys, a, b, offsets, chosen, table))
-
-    def cast(self, y, x):
-        name = "cast_f32_bf16" if y.dtype == torch.bfloat16 else "cast_bf16_f32"
-        self.driver.launch(self.kernels[name], div(x.numel(), 2048), 256, 0, [y, x, Long(x.numel())])
 
 
 # ---- checks
@@ -255,7 +76,6 @@ class Checks:
             if len([r for r in self.rows if not r["ok"]]) <= 12:
                 print(f"  FAIL {self.build.name} {kernel} {case}: error {err:.3g}{' and stray writes' if over else ''}", flush=True)
             self.failed.add(kernel)
-        return ok
 
     def dense(self, layout, m, n, k, dtype, add, pad=0, shift=0):
         a, b = operands(layout, m, n, k, pad=pad, shift=shift)
@@ -265,28 +85,8 @@ class Checks:
         self.build.dense(layout, y, a, b, add)()
         torch.cuda.synchronize()
         short = "bf16" if dtype == torch.bfloat16 else "f32"
-        ok = self.record(f"{layout}_{short}", f"{m}x{n}x{k}{' add' if add else ''}{f' pad {pad}' if pad else ''}{f' shift {shift}' if shift else ''}",
+        self.record(f"{layout}_{short}", f"{m}x{n}x{k}{' add' if add else ''}{f' pad {pad}' if pad else ''}{f' shift {shift}' if shift else ''}",
                          error(y, want), LIMIT[dtype], stray(y))
-        if not ok and (m, n, k) == (128, 256, 64):
-            self.dump(layout, short)
-
-    def dump(self, layout, short):
-        """Leaves a small product with recognisable values for study."""
-        a, b = operands(layout, 128, 256, 64)
-        a.zero_()
-        for i in range(64):
-            a[(i, i) if layout != "tn" else (i, i)] = 1
-        k = torch.arange(64, device="cuda").view(64, 1).float()
-        n = torch.arange(256, device="cuda").view(1, 256).float()
-        out = {}
-        for what, v in (("k", k + 0 * n), ("n", 0 * k + n)):  # small integers are exact in bf16
-            b.copy_((v if layout != "nt" else v.t())[:b.shape[0], :b.shape[1]] % 256)
-            y = matrix(128, 256, dtype=torch.bfloat16 if short == "bf16" else torch.float32)
-            self.build.dense(layout, y, a, b, False)()
-            torch.cuda.synchronize()
-            out[what] = y.float().cpu().tolist()
-        if self.out and len(os.listdir(self.out)) < 6:
-            json.dump(out, open(os.path.join(self.out, f"fail_{self.build.name}_{layout}_{short}.json"), "w"))
 
     def grouped(self, sizes, n, k, dtype, add, pad=0, shift=0):
         offsets = torch.tensor([0] + sizes).cumsum(0).int().cuda()
@@ -310,6 +110,71 @@ class Checks:
         self.build.reduce(ys, a, b, offsets, chosen, add)()
         torch.cuda.synchronize()
         self.record(f"tn_grouped_{short}", case, max(error(y, w) for y, w in zip(ys, want)), LIMIT[dtype], any(map(stray, ys)))
+
+    def parts(self, layout, m, n, k, parts, dtype, add):
+        a, b = operands(layout, m, n, k)
+        y = matrix(m, n, dtype=dtype, value=None if add else float("nan"))
+        want = product(layout, a, b) + (y.float() if add else 0)
+        self.build.parts(layout, y, a, b, parts, add)()
+        torch.cuda.synchronize()
+        self.record(f"{layout}_parts_{'bf16' if dtype == torch.bfloat16 else 'f32'}", f"{m}x{n}x{k} in {parts}{' add' if add else ''}", error(y, want),
+                    LIMIT[dtype], stray(y))
+
+    def fused(self, sizes, n, k, pad=0):
+        """The experts' products with what is around them: x [rows, k], g, u and a [rows, n]."""
+        offsets = torch.tensor([0] + sizes).cumsum(0).int().cuda()
+        ends = offsets.tolist()
+        ranges, rows, nan = list(zip(ends, ends[1:])), ends[-1], float("nan")
+        case = f"{len(sizes)} experts {rows}x{n}x{k}{f' pad {pad}' if pad else ''}"
+        torch16, bad = torch.bfloat16, lambda *all: any(map(stray, all))
+
+        def experts(*shape):
+            return [matrix(*shape, pad=pad, value=torch.randn(*shape, device="cuda") * shape[1] ** -0.5) for _ in sizes]
+
+        def each(a, bs, layout):
+            return torch.cat([product(layout, a[i:j], b) for (i, j), b in zip(ranges, bs)])
+
+        gates, ups, downs = experts(n, k), experts(n, k), experts(k, n)
+        x = matrix(rows, k, pad=pad)
+        wg, wu = each(x, gates, "nt"), each(x, ups, "nt")
+        for keep in (True, False):
+            g, u, a = (matrix(rows, n, pad=pad, value=nan) for _ in range(3))
+            self.build.swiglu(g, u, a, x, gates, ups, offsets, keep)()
+            torch.cuda.synchronize()
+            self.record("swiglu", case + (" keep" if keep else ""), error(a, torch.nn.functional.silu(wg) * wu), LIMIT[torch16], bad(g, u, a))
+            if keep:
+                self.record("swiglu", case + " g", error(g, wg), LIMIT[torch16], False)
+                self.record("swiglu", case + " u", error(u, wu), LIMIT[torch16], False)
+            else:
+                touched = not bool(g.isnan().all() and u.isnan().all())
+                self.record("swiglu", case + " keeps nothing", float(touched), 0.5, False)
+        g, u, y = matrix(rows, n, pad=pad), matrix(rows, n, pad=pad), matrix(rows, k, pad=pad, value=nan)
+        want = each(g, gates, "nn") + each(u, ups, "nn")
+        self.build.sum(y, g, gates, u, ups, offsets)()
+        torch.cuda.synchronize()
+        self.record("sum_bf16", case, error(y, want), LIMIT[torch16], bad(y))
+
+        weight, source = torch.rand(rows, device="cuda"), torch.randperm(rows, device="cuda").int()
+        omega = weight[source.long()].view(rows, 1)
+        dy = matrix(rows, k, pad=pad)
+        da, fg, fu = each(dy, downs, "nn"), g.float(), u.float()
+        sig = torch.sigmoid(fg)
+        silu = fg * sig
+        wdg, wdu, wwa = da * omega * fu * (sig + silu * (1 - sig)), da * omega * silu, silu * fu * omega
+        wdw = torch.zeros(rows, device="cuda")
+        wdw[source.long()] = (da * silu * fu).sum(1)
+        for how in ("all", "some", "none"):
+            dg, du, wa = matrix(rows, n, pad=pad, value=fg), matrix(rows, n, pad=pad, value=fu), matrix(rows, n, pad=pad, value=nan)
+            chosen = [float(how == "all" or how == "some" and e % 3 != 1) for e in range(len(sizes))]
+            wanted = torch.tensor(chosen).int().cuda() if how == "some" else None
+            dw = torch.full((rows,), nan, device="cuda")
+            self.build.swiglu_grad(dw, None if how == "none" else wa, dg, du, dy, downs, weight, source, wanted, offsets)()
+            torch.cuda.synchronize()
+            mine = torch.tensor([c for c, s in zip(chosen, sizes) for _ in range(s)], device="cuda") > 0
+            self.record("swiglu_grad", case + f" {how} dg", error(dg, wdg), LIMIT[torch16], bad(dg, du, wa))
+            self.record("swiglu_grad", case + f" {how} du", error(du, wdu), LIMIT[torch16], False)
+            self.record("swiglu_grad_f32", case + f" {how} dw", error(dw, wdw), LIMIT[torch.float32], False)
+            self.record("swiglu_grad", case + f" {how} wa", error(wa[mine], wwa[mine]), LIMIT[torch16], not bool(wa[~mine].isnan().all()))
 
     def casts(self):
         for n, shift in ((1, 0), (7, 0), (100003, 0), (1 << 20, 0), (4099, 1), (4096, 4)):
@@ -341,7 +206,18 @@ class Checks:
             if not quick:
                 self.grouped(spread(8192, 64), 1024, 2048, dtype, False)
                 self.grouped([0, 0, 3], 64, 64, dtype, True)
-        if not self.build.hopper:
+        if self.build.hopper:
+            for layout in ("nt", "nn", "tn"):
+                for dtype in (torch.bfloat16, torch.float32):
+                    for m, n, k, parts in ((8, 2048, 8192, 16), (8, 8, 100 * 8, 3), (200, 136, 1000, 7), (64, 264, 64, 1), (136, 256, 4096, 33)):
+                        self.parts(layout, m, n, k, parts, dtype, add=m != 64)
+            for n, k, pad in ((264, 136, 0), (256, 512, 8), (64, 64, 0), (8, 8, 0), (520, 200, 24)):
+                self.fused(sizes, n, k, pad)
+            if not quick:
+                self.fused(spread(8192, 64), 1024, 2048)
+                self.fused([0, 0, 3], 64, 64)
+                self.fused([0, 4096, 0, 1, 63, 64, 65], 1024, 256)
+        else:
             for layout in ("nt", "nn", "tn"):
                 for dtype in (torch.bfloat16, torch.float32):
                     for m, n, k in ((33, 17, 5), (100, 77, 129), (1, 1, 1), (3, 300, 2)):
@@ -413,7 +289,7 @@ class Times:
             row = dict(build=self.build.name, what=what, kernel=name, ms=best[name], tflops=work / best[name] / 1e9,
                        torch={k: dict(ms=v, tflops=work / v / 1e9, ratio=v / best[name]) for k, v in reference.items()})
             self.rows.append(row)
-            print(f"  {self.build.name:<24} {what:<26} {name:<5} {best[name]:8.4f} ms {row['tflops']:6.0f} TFLOP/s  " + "  ".join(
+            print(f"  {self.build.name:<24} {what:<26} {name:<10} {best[name]:8.4f} ms {row['tflops']:6.0f} TFLOP/s  " + "  ".join(
                 f"{k} {v:.4f} ms ({v / best[name]:.2f})" for k, v in reference.items()), flush=True)
 
     def dense(self, m, n, k, layouts=("nt", "nn", "tn")):
@@ -426,6 +302,10 @@ class Times:
             if layout == "tn":
                 ours["f32"] = [self.build.dense(layout, y, a, b, False) for (a, b), y in zip(pairs, y32)]
                 ours["f32+"] = [self.build.dense(layout, y, a, b, True) for (a, b), y in zip(pairs, y32)]
+            many = self.build.sms // (div(m, 128) * div(n, 256)) if self.build.hopper else 0
+            for parts in sorted({min(many, div(k, 64) // 8), min(many, div(k, 64) // 16)}):
+                if parts > 1:
+                    ours[f"f32+ in {parts}"] = [self.build.parts(layout, y, a, b, parts, True) for (a, b), y in zip(pairs, y32)]
             view = {"nt": lambda a, b: (a, b.t()), "nn": lambda a, b: (a, b), "tn": lambda a, b: (a.t(), b)}[layout]
             theirs = {"cublas": [lambda p=view(*p), y=y: torch.mm(*p, out=y) for p, y in zip(pairs, y16)]}
             self.line(f"{layout} {m}x{n}x{k}", 2.0 * m * n * k, ours, theirs)
@@ -462,12 +342,51 @@ class Times:
             "loop": [lambda: [torch.mm(dy[i:j].t(), x[i:j], out=d) for (i, j), d in zip(ranges, dw16)]],
             "grouped_mm": [lambda: torch._grouped_mm(dy.t(), x, offs=last)]})
 
+    def fused(self, rows, experts, wide, narrow):
+        """What is done around the experts' products in one kernel, against the kernels that it replaces."""
+        sizes = spread(rows, experts)
+        offsets = torch.tensor([0] + sizes).cumsum(0).int().cuda()
+        b = self.build
+
+        def new(*shape, scale=1.0):
+            return torch.randn(*shape, device="cuda", dtype=torch.bfloat16) * scale
+
+        def together(*calls):
+            return [lambda: [c() for c in calls]]
+
+        gate, up, down = (list(new(experts, *s, scale=s[1] ** -0.5)) for s in ((narrow, wide), (narrow, wide), (wide, narrow)))
+        x, y, y2 = new(rows, wide), new(rows, wide), new(rows, wide)
+        g, u, a = new(rows, narrow), new(rows, narrow), new(rows, narrow)
+        work = 2.0 * rows * wide * narrow
+        self.line("gate, up, silu·u", 2 * work, {
+            "fused": [b.swiglu(g, u, a, x, gate, up, offsets, True)],
+            "one": [b.swiglu(g, u, a, x, gate, up, offsets, False)],
+            "apart": together(b.rows("nt", g, x, gate, offsets, False), b.rows("nt", u, x, up, offsets, False), b.swiglu_after(a, g, u))}, {})
+        self.line("dx", 2 * work, {
+            "fused": [b.sum(y, g, gate, u, up, offsets)],
+            "apart": together(b.rows("nn", y, g, gate, offsets, False), b.rows("nn", y, u, up, offsets, True))}, {})
+        weight, source = torch.rand(rows, device="cuda"), torch.randperm(rows, device="cuda").int()
+        few = torch.tensor([int(e % 8 == 0) for e in range(experts)]).int().cuda()
+        expert = torch.zeros(rows, dtype=torch.int32, device="cuda")
+        expert[source.long()] = torch.tensor([e for e, s in enumerate(sizes) for _ in range(s)]).int().cuda()
+        dw, da, wa = torch.empty(rows, device="cuda"), new(rows, narrow), new(rows, narrow)
+        for what, wanted in (("", None), (" of 8", few)):
+            self.line("da and swiglu" + what, work, {
+                "fused": [b.swiglu_grad(dw, wa, g, u, y2, down, weight, source, wanted, offsets)],
+                "apart": together(b.rows("nn", da, y2, down, offsets, False), b.swiglu_grad_after(dw, da, da, g, u, weight, source, expert, wanted))}, {})
+
     def run(self, quick):
         self.dense(4096, 4096, 4096)
         if not quick:
             self.dense(8192, 2048, 2048)
             self.dense(8192, 8192, 8192, ("nt",))
+            self.dense(8192, 64, 2048, ("nt",))
+            self.dense(64, 2048, 8192, ("tn",))
+            self.dense(8, 2048, 8192, ("tn",))
+            self.dense(2048, 2048, 50304, ("nn",))
         self.experts(65536, 64, 2048, 1024, quick)
+        if self.build.hopper:
+            self.fused(65536, 64, 2048, 1024)
         return self.rows
 
 
@@ -511,14 +430,14 @@ def worst(rows, kind):
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--out", default=os.environ.get("OUT"))
-    p.add_argument("--variants")
+    p.add_argument("--variants", default=os.path.join(HERE, "variants"))
     p.add_argument("--only", default="")
     p.add_argument("--quick", action="store_true", help="fewer shapes for the built-in kernels too")
     p.add_argument("--limit", type=float, default=45, help="seconds for one build")
     o = p.parse_args()
     builds = {name: dict(spec, path=os.path.join(KERNELS, spec["path"])) for name, spec in BUILTIN.items()}
     rest = {}
-    if o.variants:
+    if os.path.isdir(o.variants):
         for f in sorted(os.listdir(o.variants)):
             if f.endswith(".json"):
                 base = os.path.join(o.variants, f[:-5])

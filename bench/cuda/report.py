@@ -96,6 +96,8 @@ def step(whole):
         return None
 
     train, evaluation = ours("fast-train", "bzd fast, training", "train"), ours("fast-eval", "bzd fast, evaluation", "eval")
+    ours("untried-train", "bzd fast with untried kernels, training", "train")
+    ours("untried-eval", "bzd fast with untried kernels, evaluation", "eval")
     exact = ours("exact-step", "bzd exact, training", "train")
     ours("exact-step", "bzd exact, evaluation", "eval")
     torch = r.get("torch") or {}

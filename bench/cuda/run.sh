@@ -10,6 +10,7 @@
 #   driver     what the driver does when it is misused or fails                       1 min
 #   gemm       bfloat16 products against cuBLAS                                       2 min
 #   attention  against PyTorch's scaled_dot_product_attention                         1 min
+#   attention_sm90  the same by wgmma, on compute capability 9.0                       1 min
 #   membound   memory-bound kernels against a copy                                    1 min
 #   exact      float32 kernels                                                        1 min
 #   codec      the top-k code of deltas; the instructions that the emulator claims   1 min
@@ -30,7 +31,7 @@ raw=$(mktemp -d)
 trap 'rm -rf "$raw"' EXIT
 log=$OUT/log.txt
 : >"$log"
-sections=${*:-test driver gemm attention membound exact codec bits step torch memory}
+sections=${*:-test driver gemm attention attention_sm90 membound exact codec bits step torch memory}
 failed=()
 
 say() { echo "$*" | tee -a "$log"; }
@@ -85,7 +86,7 @@ for s in $sections; do
 	case $s in
 	test) BZD_NEEDS_GPU=1 part test 400 "$bin/cuda.test" -test.run '^TestDevice' -test.v -test.timeout 390s ;;
 	driver) BZD_CUDA_TEST=card part driver 120 sh -c 'cd training/cuda/driver && exec "$1" -test.v -test.timeout 110s' sh "$bin/cuda-driver.test" ;;
-	gemm | attention | membound | exact | codec)
+	gemm | attention | attention_sm90 | membound | exact | codec)
 		if [ -f "bench/cuda/$s.py" ]; then
 			part "$s" 240 "$PYTHON" "bench/cuda/$s.py"
 		else
@@ -119,6 +120,10 @@ for s in $sections; do
 		bench fast-train 150 $olmoe --mode fast --only train --steps 20 --warmup 3
 		# shellcheck disable=SC2086
 		bench fast-eval 150 $olmoe --mode fast --only eval --steps 20 --warmup 3
+		# shellcheck disable=SC2086
+		bench untried-train 150 $olmoe --mode fast --only train --steps 20 --warmup 3 --untried
+		# shellcheck disable=SC2086
+		bench untried-eval 150 $olmoe --mode fast --only eval --steps 20 --warmup 3 --untried
 		# shellcheck disable=SC2086
 		bench exact-step 150 $olmoe --mode exact --steps 4 --warmup 1
 		;;

@@ -47,6 +47,7 @@ func shapes() map[string]model.Config {
 // stepBench are the flags of bench step.
 type stepBench struct {
 	profile bool
+	untried bool
 	*common
 	mode    string
 	config  model.Config
@@ -141,6 +142,7 @@ func (s *stepBench) flags() {
 	f.StringVar(&s.on, "backend", "cpu", "cpu or cuda")
 	f.IntVar(&s.card, "device", 0, "number of the card")
 	f.StringVar(&s.mode, "mode", "exact", "exact, or on a card fast: in bfloat16")
+	f.BoolVar(&s.untried, "untried", false, "on a card, use kernels too that no card has run yet")
 	f.BoolVar(&s.profile, "profile", false, "on a card, print how long each kernel took in all")
 	f.StringVar(&s.shape, "shape", "demo", "model: olmoe, demo or tiny; the flags below change it")
 	for _, d := range s.dimensions() {
@@ -275,7 +277,7 @@ func (s *stepBench) run(ctx context.Context) (r *stepReport, err error) {
 	if planned.Memory.Host > 0 {
 		resident = max(1, planned.Resident)
 	}
-	b, card, err := s.open(limits{int64(s.memory), resident, s.profile})
+	b, card, err := s.open(limits{int64(s.memory), resident, s.profile, s.untried})
 	if err != nil {
 		return nil, err
 	}

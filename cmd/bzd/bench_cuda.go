@@ -38,7 +38,7 @@ func benchCard(number int, fast bool, l limits) (backend.Backend, *meteredCard, 
 			return errors.Join(err, d.Close())
 		}
 	}
-	b, err := cuda.New(on, cuda.Options{Mode: mode, Memory: l.memory, Resident: l.resident})
+	b, err := cuda.New(on, cuda.Options{Mode: mode, Memory: l.memory, Resident: l.resident, Untried: l.untried})
 	if err != nil {
 		return nil, nil, errors.Join(err, d.Close())
 	}

@@ -38,6 +38,7 @@ func (s *size) Set(text string) error {
 type limits struct {
 	memory, resident int64
 	profile          bool // time every kernel
+	untried          bool // use kernels that no card has run yet
 }
 
 // memoryPlan are the flags about a card's memory.

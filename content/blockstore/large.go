@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	mh "github.com/multiformats/go-multihash"
@@ -24,7 +25,17 @@ type large struct {
 
 	mu      sync.Mutex
 	pending map[string]struct{} // written, but not known to have reached the disk
+	hashed  map[string]stamp    // digests of files that were hashed in this process, as they were then
 }
+
+// stamp is what changes with a file.
+type stamp struct {
+	size     int64
+	modified time.Time
+}
+
+// maxHashed bounds what is remembered of files that were hashed.
+const maxHashed = 1 << 16
 
 // largeBlock is from how many bytes on a block gets a file of its own.
 const largeBlock = 64 << 10
@@ -46,7 +57,7 @@ func openLarge(dir string) (*large, error) {
 			return nil, err
 		}
 	}
-	return &large{dir: dir, pending: make(map[string]struct{})}, nil
+	return &large{dir: dir, pending: make(map[string]struct{}), hashed: make(map[string]stamp)}, nil
 }
 
 // path is where the block of a digest lies. It is a function of the digest's bytes: no name comes from outside.
@@ -67,29 +78,44 @@ func (l *large) size(digest []byte) (int, error) {
 	return int(stat.Size()), nil
 }
 
-// read returns a block, nil if it is not there. A file that is too long is damaged and comes cut off.
-func (l *large) read(digest []byte) ([]byte, error) {
+// read returns a block, nil if it is not there. A file that is too long is damaged and comes cut off. With sound its bytes
+// were found to have the digest before, and the file has not changed since.
+func (l *large) read(digest []byte) (data []byte, at stamp, sound bool, err error) {
 	f, err := os.Open(l.path(digest))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, at, false, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, at, false, err
 	}
 	defer f.Close()
 	stat, err := f.Stat()
 	if err != nil {
-		return nil, err
+		return nil, at, false, err
 	}
-	data := make([]byte, min(stat.Size(), MaxBlock+1))
+	at = stamp{stat.Size(), stat.ModTime()}
+	data = make([]byte, min(stat.Size(), MaxBlock+1))
 	for n := 0; n < len(data); {
 		k, err := f.Read(data[n:])
 		if err != nil { // it was longer a moment ago
-			return data[:n], nil
+			return data[:n], at, false, nil
 		}
 		n += k
 	}
-	return data, nil
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	before, ok := l.hashed[string(digest)]
+	return data, at, ok && before == at, nil
+}
+
+// note remembers that a file, as it was at a time, has the bytes of its digest.
+func (l *large) note(digest []byte, at stamp) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.hashed) >= maxHashed {
+		clear(l.hashed)
+	}
+	l.hashed[string(digest)] = at
 }
 
 // write stores a block under a name that nobody reads until it is whole. With sync it is durable on return.
@@ -109,12 +135,17 @@ func (l *large) write(digest, data []byte, sync bool) (err error) {
 	if err == nil && sync {
 		err = f.Sync()
 	}
+	var stat fs.FileInfo
+	if err == nil {
+		stat, err = f.Stat()
+	}
 	if err = errors.Join(err, f.Close()); err == nil {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
+	l.note(digest, stamp{stat.Size(), stat.ModTime()})
 	if sync {
 		return errors.Join(syncDir(dir), syncDir(l.dir))
 	}
@@ -129,6 +160,7 @@ func (l *large) remove(digest []byte) error {
 	path := l.path(digest)
 	l.mu.Lock()
 	delete(l.pending, path)
+	delete(l.hashed, string(digest))
 	l.mu.Unlock()
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

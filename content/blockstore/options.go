@@ -19,7 +19,7 @@ type Options struct {
 	// [Store.Sync] before promising anybody to hold them.
 	SyncWrites bool
 	// VerifyReads hashes every block that is read, about 0.6 ms per MiB. Without it a block below 64 KiB is only protected
-	// by badger's CRC-32C; larger ones, which are files, are always hashed.
+	// by badger's CRC-32C. Larger ones are files, and always hashed when the process reads them first or they have changed.
 	VerifyReads bool
 	// FileSize bounds one value log file, 4 MiB to 1 GiB; 0 means 256 MiB. Files are kept mapped and open, so small ones
 	// cost descriptors; deleted blocks give their space back file by file, so large ones cost disk.

@@ -162,6 +162,19 @@ func (s *Store) size(c cid.Cid, digest []byte) (n int, err error) {
 	return s.big.size(digest)
 }
 
+// has reports whether a block of n bytes is there: n says where it must be.
+func (s *Store) has(c cid.Cid, digest []byte, n int) (there bool, err error) {
+	if n >= largeBlock {
+		n, err = s.big.size(digest)
+		return n >= 0, err
+	}
+	err = s.item(c, func(*badger.Item) error {
+		there = true
+		return nil
+	})
+	return there, err
+}
+
 // item calls fn with the entry of c, or not at all if there is none.
 func (s *Store) item(c cid.Cid, fn func(*badger.Item) error) error {
 	return s.db.View(func(t *badger.Txn) error {
@@ -226,9 +239,9 @@ func (s *Store) view(ctx context.Context, c cid.Cid, fn func(v []byte, own bool)
 	})
 	if err == nil && !found {
 		var v []byte
-		if v, err = s.big.read(d); v != nil {
+		if v, sound, err = s.readLarge(c, d); v != nil {
 			found = true
-			if sound = s.soundLarge(c, v); sound {
+			if sound {
 				callback = fn(v, true)
 			}
 		}
@@ -268,10 +281,17 @@ func (s *Store) sound(c cid.Cid, it *badger.Item, v []byte) bool {
 	return len(v) == size(it) && (!s.opts.VerifyReads || Check(c, v) == nil)
 }
 
-// soundLarge reports whether v is what was stored as a file. Files have no checksum but their name, so it is always
-// looked at.
-func (s *Store) soundLarge(c cid.Cid, v []byte) bool {
-	return len(v) >= largeBlock && Check(c, v) == nil
+// readLarge returns the bytes of a file, nil if there is none, and whether they are what was stored. Files have no
+// checksum but their name, so what this process has neither written nor looked at since it changed is hashed.
+func (s *Store) readLarge(c cid.Cid, digest []byte) (v []byte, sound bool, err error) {
+	v, at, sound, err := s.big.read(digest)
+	if err != nil || v == nil || sound {
+		return v, sound, err
+	}
+	if sound = len(v) >= largeBlock && Check(c, v) == nil; sound {
+		s.big.note(digest, at)
+	}
+	return v, sound, nil
 }
 
 // drop deletes a block that is damaged, unless somebody has stored it anew.
@@ -291,8 +311,7 @@ func (s *Store) drop(c cid.Cid, digest []byte) error {
 	case found:
 		err = s.db.Update(func(t *badger.Txn) error { return t.Delete(key(c)) })
 	default:
-		var v []byte
-		if v, err = s.big.read(digest); err == nil && !s.soundLarge(c, v) {
+		if _, sound, err = s.readLarge(c, digest); err == nil && !sound {
 			err = s.big.remove(digest)
 		}
 	}
@@ -359,11 +378,11 @@ func (s *Store) PutHashed(ctx context.Context, bs []blocks.Block) error {
 		if err != nil {
 			return err
 		}
-		n, err := s.size(b.Cid(), d)
+		there, err := s.has(b.Cid(), d, len(b.RawData()))
 		switch size := len(b.RawData()); {
 		case err != nil:
 			return explain(s.dir, err)
-		case n >= 0:
+		case there:
 			continue
 		case size < largeBlock:
 			small = append(small, b)

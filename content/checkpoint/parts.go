@@ -63,3 +63,39 @@ func (p Parts) root() (blocks.Block, error) {
 	}
 	return node, nil
 }
+
+// Leaf is a leaf block of a file.
+type Leaf struct {
+	CID  cid.Cid
+	Size uint64
+}
+
+// FilePart returns the part of a file that is cut into the given leaves, all but the last of which have [ChunkSize]
+// bytes, as [Blocks] would compute it from the file. It knows files of one level of inner nodes, which have at most
+// [FileLinks] leaves; of others it returns false.
+func FilePart(leaves []Leaf) (Part, bool) {
+	switch n := len(leaves); {
+	case n == 0 || n > FileLinks:
+		return Part{}, false
+	case n == 1:
+		return Part{leaves[0].CID, leaves[0].Size}, true
+	}
+	file := unixfs.NewFSNode(unixfs.TFile)
+	node := merkledag.NodeWithData(nil)
+	if node.SetCidBuilder(cidBuilder) != nil {
+		return Part{}, false
+	}
+	for _, l := range leaves {
+		file.AddBlockSize(l.Size)
+		if node.AddRawLink("", &format.Link{Size: l.Size, Cid: l.CID}) != nil {
+			return Part{}, false
+		}
+	}
+	data, err := file.GetBytes()
+	if err != nil {
+		return Part{}, false
+	}
+	node.SetData(data)
+	size, err := node.Size()
+	return Part{node.Cid(), size}, err == nil
+}

@@ -49,6 +49,9 @@ type Exchange struct {
 	swap   *bitswap.Bitswap
 	config Config
 	guard  *guard
+	puller *puller
+	server *server
+	host   host.Host
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelCauseFunc
@@ -66,7 +69,7 @@ func New(h host.Host, store boxo.Blockstore, config Config) *Exchange {
 	if config.Penalise == nil {
 		config.Penalise = func(peer.ID, Offence) {}
 	}
-	e := &Exchange{store: store, config: config}
+	e := &Exchange{store: store, config: config, host: h}
 	e.ctx, e.cancel = context.WithCancelCause(context.Background())
 	e.guard = &guard{BitSwapNetwork: bsnet.NewFromIpfsHost(h), asked: newAsked(), penalise: config.Penalise, peers: make(map[peer.ID]int)}
 	// bitswap measures a peer by how fast it answers "I have it" and then gives it twice that, at least 50 ms, for a block.
@@ -87,12 +90,17 @@ func New(h host.Host, store boxo.Blockstore, config Config) *Exchange {
 		options = append(options, bitswap.WithPeerBlockRequestFilter(config.Serve))
 	}
 	e.swap = bitswap.New(e.ctx, e.guard, config.Finder, store, options...)
+	e.puller = &puller{host: h, guard: e.guard, useful: useful{last: make(map[peer.ID]uint64)}, patience: config.Patience}
+	e.server = newServer(e)
+	h.SetStreamHandler(BulkProtocol, e.server.handle)
 	return e
 }
 
 // Close ends all fetches with [ErrClosed] and stops serving.
 func (e *Exchange) Close() error {
+	e.host.RemoveStreamHandler(BulkProtocol)
 	e.cancel(ErrClosed)
+	e.server.close()
 	return e.swap.Close()
 }
 
@@ -134,6 +142,11 @@ func (e *Exchange) PutHashed(ctx context.Context, bs []blocks.Block) error {
 
 // Get returns a block from the store, or fetches it.
 func (e *Exchange) Get(ctx context.Context, c cid.Cid) (blocks.Block, error) {
+	return e.GetFrom(ctx, "", c)
+}
+
+// GetFrom is Get, and asks one peer before the others: who said that there is such a block.
+func (e *Exchange) GetFrom(ctx context.Context, from peer.ID, c cid.Cid) (blocks.Block, error) {
 	if e.ctx.Err() != nil {
 		return nil, ErrClosed
 	}
@@ -145,17 +158,24 @@ func (e *Exchange) Get(ctx context.Context, c cid.Cid) (blocks.Block, error) {
 		return nil, err
 	}
 	defer w.end()
+	w.from = from
 	return w.read(c)
 }
 
 // Fetch brings blocks into the store; those that are there do not move. Order is not kept, repeats are fetched once. With
 // an error some may have come.
 func (e *Exchange) Fetch(ctx context.Context, cids []cid.Cid, bounds Bounds, report func(Progress)) (Progress, error) {
+	return e.FetchFrom(ctx, "", cids, bounds, report)
+}
+
+// FetchFrom is Fetch, and asks one peer before the others.
+func (e *Exchange) FetchFrom(ctx context.Context, from peer.ID, cids []cid.Cid, bounds Bounds, report func(Progress)) (Progress, error) {
 	w, err := e.walk(ctx, bounds, report)
 	if err != nil {
 		return Progress{}, err
 	}
 	defer w.end()
+	w.from = from
 	fresh, err := w.fresh(cids)
 	if err == nil {
 		err = w.bring(fresh, MaxBlock)

@@ -139,7 +139,8 @@ type writer struct {
 	left  uint64 // bytes that may still be written
 
 	base   Base
-	linked checkpoint.Parts // what was taken from base
+	linked checkpoint.Parts  // what need not be read again: taken from base, or known by its leaves
+	leaves []checkpoint.Leaf // of the file that is being written
 }
 
 // node reads and parses a dag-pb block.
@@ -185,8 +186,14 @@ func (w *writer) directory(root cid.Cid, tmp string) (err error) {
 			w.linked[l.Name] = part
 			continue
 		}
+		w.leaves = w.leaves[:0]
 		if err := w.file(dir, l.Name, l.Cid); err != nil {
 			return fmt.Errorf("%s: %w", l.Name, err)
+		}
+		// Every leaf had the hash of its name when it was read: what remains to be seen is whether the file was cut by the
+		// rules. Only where that takes more than one node is it read again.
+		if have, ok := checkpoint.FilePart(w.leaves); ok && have == part {
+			w.linked[l.Name] = part
 		}
 	}
 	return nil
@@ -282,6 +289,9 @@ func (w *writer) leaf(out *os.File, c cid.Cid) (uint64, error) {
 		return 0, fmt.Errorf("%w: %d bytes more, %d are left", ErrBounds, n, w.left)
 	}
 	w.left -= n
+	if len(w.leaves) <= checkpoint.FileLinks { // more are of no use
+		w.leaves = append(w.leaves, checkpoint.Leaf{CID: c, Size: n})
+	}
 	_, err = out.Write(b.RawData())
 	return n, err
 }

@@ -94,6 +94,20 @@ func (r receiver) ReceiveMessage(ctx context.Context, from peer.ID, m message.Bi
 	}
 }
 
+// shun ends a connected peer's part in everything until it disconnects, for what it sent outside of bitswap.
+func (g *guard) shun(p peer.ID, what Offence) {
+	g.mu.Lock()
+	before, connected := g.peers[p]
+	if connected {
+		g.peers[p] = before + tolerance + 1
+	}
+	g.mu.Unlock()
+	g.penalise(p, what)
+	if connected && before <= tolerance {
+		g.inner.PeerDisconnected(p)
+	}
+}
+
 func (r receiver) ReceiveError(err error) { r.g.inner.ReceiveError(err) }
 
 func (r receiver) PeerConnected(p peer.ID) {

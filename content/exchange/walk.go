@@ -12,6 +12,7 @@ import (
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 	format "github.com/ipfs/go-ipld-format"
+	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 // walk is one fetch: its bounds and what it has done.
@@ -23,8 +24,10 @@ type walk struct {
 	report func(Progress)
 	done   Progress
 	seen   *cid.Set
+	from   peer.ID // who is asked first; may be empty
 	// session is bitswap's for all windows where one peer is likely to have everything, so that it need be found only
-	// once; nil gives every window its own.
+	// once; otherwise every window has its own.
+	whole   bool
 	session boxo.Fetcher
 }
 
@@ -53,7 +56,7 @@ func (e *Exchange) walk(ctx context.Context, bounds Bounds, report func(Progress
 }
 
 // oneSource prepares for things that their holders hold whole.
-func (w *walk) oneSource() { w.session = w.e.swap.NewSession(w.ctx) }
+func (w *walk) oneSource() { w.whole = true }
 
 // fresh returns the CIDs that the walk has not met, each once, and counts them.
 func (w *walk) fresh(cids []cid.Cid) ([]cid.Cid, error) {
@@ -105,7 +108,17 @@ func (w *walk) bring(cids []cid.Cid, typical int) error {
 	if len(missing) < len(cids) {
 		w.report(w.done)
 	}
-	return w.ask(missing, min(max(w.e.config.InFlight/2/typical, 1), maxWindow))
+	return w.obtain(missing, typical)
+}
+
+// obtain fetches blocks, none of which is in the store: in bulk where a peer can do that, and what is left with bitswap,
+// which also waits for who is to have it later.
+func (w *walk) obtain(cids []cid.Cid, typical int) error {
+	left, err := w.bulk(cids, typical)
+	if err != nil {
+		return err
+	}
+	return w.ask(left, min(max(w.e.config.InFlight/2/typical, 1), maxWindow))
 }
 
 // read returns a block from the store, fetching it if it is not there or turns out to be damaged.
@@ -114,7 +127,7 @@ func (w *walk) read(c cid.Cid) (blocks.Block, error) {
 	if !format.IsNotFound(err) {
 		return b, err
 	}
-	if err := w.ask([]cid.Cid{c}, 1); err != nil {
+	if err := w.obtain([]cid.Cid{c}, MaxBlock); err != nil {
 		return nil, err
 	}
 	return w.e.store.Get(w.ctx, c)
@@ -137,7 +150,13 @@ type window struct {
 func (w *walk) open(ctx context.Context, cids []cid.Cid) (*window, error) {
 	session := w.session
 	if session == nil {
+		if w.whole {
+			ctx = w.ctx
+		}
 		session = w.e.swap.NewSession(ctx)
+		if w.whole {
+			w.session = session
+		}
 	}
 	w.e.guard.asked.add(cids)
 	in, err := session.GetBlocks(ctx, cids)

@@ -35,7 +35,33 @@ func whole(b backend.Backend) loader {
 	return func(c model.Config, src model.Source) (*model.Model, error) { return model.New(b, c, src) }
 }
 
+// LoadVerified is LoadPhi of a directory that is known to be the checkpoint of that link and those parts: its files are
+// not hashed.
+func LoadVerified(b backend.Backend, dir string, link protocol.Link, parts checkpoint.Parts) (*Phi, error) {
+	p, err := openPhi(dir, whole(b), false)
+	if err != nil {
+		return nil, err
+	}
+	p.Link, p.Parts = link, parts
+	return p, nil
+}
+
 func loadPhi(dir string, load loader, spent bool) (*Phi, error) {
+	p, err := openPhi(dir, load, spent)
+	if err != nil {
+		return nil, err
+	}
+	root, parts, err := checkpoint.Blocks(dir, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	p.Parts = parts
+	p.Link, err = protocol.NewLink(root)
+	return p, err
+}
+
+// openPhi is loadPhi without link and parts.
+func openPhi(dir string, load loader, spent bool) (*Phi, error) {
 	c, err := checkpoint.OpenStrict(dir)
 	if err != nil {
 		return nil, err
@@ -45,15 +71,7 @@ func loadPhi(dir string, load loader, spent bool) (*Phi, error) {
 	if p.Model, err = loadModel(c, dir, load); err != nil {
 		return nil, err
 	}
-	if p.State, err = decodeState(c, dir, p.Model.Config); err != nil {
-		return nil, err
-	}
-	root, parts, err := checkpoint.Blocks(dir, nil, nil)
-	if err != nil {
-		return nil, err
-	}
-	p.Parts = parts
-	p.Link, err = protocol.NewLink(root)
+	p.State, err = decodeState(c, dir, p.Model.Config)
 	return p, err
 }
 

@@ -57,7 +57,7 @@ type Options struct {
 
 	Workers   int           // validators that run at once. 2
 	Backlog   int           // messages that wait for a validator; what comes on top is dropped and may come again. 4096
-	Heartbeat time.Duration // of mesh maintenance; a new peer is in the mesh after one or two. 500 ms
+	Heartbeat time.Duration // of mesh maintenance; a new peer is in the mesh after one or two. 1 s
 	Remember  time.Duration // how long a message is known as seen. 2 min
 	Inspect   time.Duration // between two looks at the scores. 10 s
 
@@ -72,7 +72,7 @@ func (o Options) withDefaults() Options {
 	o.PeerBytes = orDefault(o.PeerBytes, 8<<20)
 	o.Workers = orDefault(o.Workers, 2)
 	o.Backlog = orDefault(o.Backlog, 4096)
-	o.Heartbeat = orDefault(o.Heartbeat, 500*time.Millisecond)
+	o.Heartbeat = orDefault(o.Heartbeat, time.Second)
 	o.Remember = orDefault(o.Remember, 2*time.Minute)
 	o.Inspect = orDefault(o.Inspect, 10*time.Second)
 	return o

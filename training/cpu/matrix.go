@@ -74,7 +74,7 @@ func (b *Backend) product(c []float32, ldc int, a view, p panels, lo, hi int, ad
 		return
 	}
 	blocks := (m + b.rows - 1) / b.rows
-	var edge [14 * 32]float32
+	var edge *[14 * 32]float32 // a tile that reaches over the last column
 	for k0 := 0; k0 == 0 || k0 < p.k; k0 += blockK {
 		t := tile{aRow: 4 * a.row, aCol: 4 * a.col, bPanel: 64 * p.rows, k: min(blockK, p.k-k0)}
 		for j := 0; j < p.n; {
@@ -92,6 +92,9 @@ func (b *Backend) product(c []float32, ldc int, a view, p panels, lo, hi int, ad
 					}
 					b.gemm(h, v, &t)
 				} else {
+					if edge == nil {
+						edge = new([14 * 32]float32)
+					}
 					t.c, t.cRow, t.add = &edge[0], 64*v, 0
 					b.gemm(h, v, &t)
 					for r := range h {

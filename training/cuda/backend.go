@@ -30,6 +30,9 @@ type Options struct {
 	Mode Mode
 	// Memory is the most bytes of device memory that may be used; 0 means what is free, less a sixteenth.
 	Memory int64
+	// Untried uses kernels for compute capability 9.0 that the emulator has passed and no card has run yet: attention by
+	// wgmma, products of experts fused with what follows them, reductions shared by several blocks.
+	Untried bool
 	// Resident is how many bytes of frozen weights that may leave the device stay on it; the others wait in page-locked
 	// host memory and are copied when they are needed. 0 means all stay.
 	Resident int64
@@ -40,6 +43,7 @@ type Options struct {
 type Backend struct {
 	*device
 	mode     Mode
+	untried  bool
 	resident int64 // bytes of frozen weights that may still stay on the device
 
 	op      sync.Mutex // held while an operation is queued
@@ -63,7 +67,7 @@ func New(d Driver, o Options) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{device: dev, mode: o.Mode, resident: o.Resident}
+	b := &Backend{device: dev, mode: o.Mode, untried: o.Untried, resident: o.Resident}
 	if b.resident <= 0 {
 		b.resident = math.MaxInt64
 	}
@@ -98,7 +102,7 @@ func (b *Backend) Close() error {
 	b.op.Lock()
 	defer b.op.Unlock()
 	b.pending = nil
-	b.spill = newSpill(b.device)
+	b.spill, b.squares = newSpill(b.device), nil
 	return b.close()
 }
 

@@ -45,6 +45,15 @@ func TestDeviceFast(t *testing.T) {
 	backendtest.RunAll(t, onDevice(t, cuda.Options{Mode: cuda.Fast}), backendtest.Options{Tolerance: bfloat16})
 }
 
+// TestDeviceUntried is what a card has to say before the kernels that Options.Untried names are used without it.
+func TestDeviceUntried(t *testing.T) {
+	o := cuda.Options{Mode: cuda.Fast, Untried: true}
+	backendtest.RunAll(t, onDevice(t, o), backendtest.Options{Tolerance: bfloat16})
+	for i := range shapes {
+		t.Run(fmt.Sprint("model ", i), func(t *testing.T) { trains(t, o, i) })
+	}
+}
+
 func TestDeviceExact(t *testing.T) {
 	backendtest.RunAll(t, onDevice(t, cuda.Options{Mode: cuda.Exact}), backendtest.Options{Exact: true})
 }
@@ -66,28 +75,31 @@ var shapes = []struct {
 // fast mode tokens near a tie go to another expert, so only means and directions are compared.
 func TestDeviceTrains(t *testing.T) {
 	for _, mode := range []cuda.Mode{cuda.Exact, cuda.Fast} {
-		for i, s := range shapes {
-			t.Run(fmt.Sprintf("%v %d", mode, i), func(t *testing.T) {
-				host, err := cpu.New(cpu.Options{})
-				if err != nil {
-					t.Fatal(err)
-				}
-				want := trained(t, host, s.Config, s.sequences, s.seq)
-				got := trained(t, onDevice(t, cuda.Options{Mode: mode}), s.Config, s.sequences, s.seq)
-				if mode == cuda.Exact {
-					same(t, "loss", got.losses, want.losses)
-					same(t, "gradient", wide(got.gradient), wide(want.gradient))
-					same(t, "value", wide(got.values), wide(want.values))
-					return
-				}
-				g, w := mean(got.losses), mean(want.losses)
-				away := distance(got.gradient, want.gradient)
-				t.Logf("mean loss %.5f, on the processor %.5f; the gradient is %.3g of its length away", g, w, away)
-				if !(math.Abs(g-w) < 0.005*w) || !(away < 0.1) {
-					t.Error("too far from the processor")
-				}
-			})
+		for i := range shapes {
+			t.Run(fmt.Sprintf("%v %d", mode, i), func(t *testing.T) { trains(t, cuda.Options{Mode: mode}, i) })
 		}
+	}
+}
+
+func trains(t *testing.T, o cuda.Options, shape int) {
+	s := shapes[shape]
+	host, err := cpu.New(cpu.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := trained(t, host, s.Config, s.sequences, s.seq)
+	got := trained(t, onDevice(t, o), s.Config, s.sequences, s.seq)
+	if o.Mode == cuda.Exact {
+		same(t, "loss", got.losses, want.losses)
+		same(t, "gradient", wide(got.gradient), wide(want.gradient))
+		same(t, "value", wide(got.values), wide(want.values))
+		return
+	}
+	g, w := mean(got.losses), mean(want.losses)
+	away := distance(got.gradient, want.gradient)
+	t.Logf("mean loss %.5f, on the processor %.5f; the gradient is %.3g of its length away", g, w, away)
+	if !(math.Abs(g-w) < 0.005*w) || !(away < 0.1) {
+		t.Error("too far from the processor")
 	}
 }
 

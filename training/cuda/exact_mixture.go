@@ -6,7 +6,7 @@ import (
 	"github.com/blockzero-net/bzd/training/backend"
 )
 
-// The kernels are in kernels/mixture_exact.cu, with their arguments.
+// The kernels are in kernels/mixture_exact.cu, with their arguments; those that move rows are those of the fast mode.
 
 // runSlots is how many slots the kernels that order them take at a time.
 const runSlots = 256
@@ -86,7 +86,7 @@ func (b *Backend) exactMixture(y, x, logits *buffer, experts []backend.Expert, m
 	b.release(rows)
 	b.launch("mixture_exact_silumul", elementsGrid(n*f), elementsBlock, 0, a, g, u, int64(n*f))
 	b.exactExperts(exactProduct{form: formNT, c: o, a: a, m: n, n: d, k: f}, m, experts, downOf, all)
-	b.launch("mixture_exact_combine", columnsGrid(m.tokens, d), rowsBlock, 0, y, o, m.place, m.weights, m.tokens, m.TopK, d)
+	b.perToken("moe_combine_ff", m.tokens, d, y, none, o, m.place, m.weights, m.tokens, m.TopK, d)
 }
 
 // exactRoute chooses experts and orders the slots.
@@ -103,7 +103,7 @@ func (b *Backend) exactRoute(logits *buffer, m *exactMix) {
 // exactGather returns scratch with the rows of x in the order of slots.
 func (b *Backend) exactGather(x *buffer, m *exactMix) *buffer {
 	rows := b.scratch(f32, m.slots()*m.Model)
-	b.launch("mixture_exact_gather", columnsGrid(m.slots(), m.Model), rowsBlock, 0, rows, x, m.source, m.slots(), m.TopK, m.Model)
+	b.perToken("moe_gather_ff", m.tokens, m.Model, rows, x, m.place, none, none, m.tokens, m.TopK, m.Model)
 	return rows
 }
 
@@ -151,5 +151,5 @@ func (b *Backend) exactMixtureGrad(dx, dlogits, dy, x *buffer, experts []backend
 	dxs := dout // used up by now
 	b.exactExperts(exactProduct{form: formNN, c: dxs, a: dg, m: n, n: d, k: f}, m, experts, gateOf, use)
 	b.exactExperts(exactProduct{form: formNN, c: dxs, a: du, m: n, n: d, k: f, add: true}, m, experts, upOf, use)
-	b.launch("mixture_exact_scatter", columnsGrid(m.tokens, d), rowsBlock, 0, dx, dxs, m.place, m.tokens, m.TopK, d)
+	b.perToken("moe_scatter_ff", m.tokens, d, dx, dx, dxs, m.place, m.tokens, m.TopK, d)
 }

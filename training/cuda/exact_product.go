@@ -18,16 +18,12 @@ const (
 
 func (f form) String() string { return [...]string{"nt", "nn", "tn"}[f] }
 
-// exactTile is the side of a tile and its block.
-type exactTile struct {
-	side, threads int
-	suffix        string
-}
+// exactTile is the side of a tile and its block. Larger ones were slower on an H100.
+type exactTile struct{ side, threads int }
 
 var (
-	largeTile = exactTile{128, 256, ""}
-	smallTile = exactTile{64, 64, "_small"}
-	anyTile   = exactTile{64, 128, ""}
+	vectorTile = exactTile{64, 64}
+	anyTile    = exactTile{64, 128}
 )
 
 // exactProduct is one launch: C [m, n], set or added, of A and B, or such a product for every expert.
@@ -71,25 +67,12 @@ func (p exactProduct) vectors() bool {
 	return a%4 == 0 && b%width == 0 && c%4 == 0 && (p.offsets == nil || p.aligned)
 }
 
-// tile chooses large tiles when they keep the whole device busy.
-func (p exactProduct) tile(sms int) exactTile {
-	rows, times := p.m, 1
-	if p.offsets != nil && p.form == formTN {
-		times = p.listed
-	}
-	few := p.offsets != nil && p.form != formTN && p.m < 96*p.experts
-	if few || ceil(rows, largeTile.side)*ceil(p.n, largeTile.side)*times < sms {
-		return smallTile
-	}
-	return largeTile
-}
-
 func (b *Backend) exactProduct(p exactProduct) {
 	t, name := anyTile, "gemm_exact_any"
 	vectors := p.vectors()
 	if vectors {
-		t = p.tile(b.info.SMs)
-		name = "gemm_exact_" + p.form.String() + "_" + p.kind.String() + t.suffix
+		t = vectorTile
+		name = "gemm_exact_" + p.form.String() + "_" + p.kind.String()
 	}
 	grid := dims{ceil(p.n, t.side), ceil(p.m, t.side), 1}
 	switch {

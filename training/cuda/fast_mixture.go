@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/blockzero-net/bzd/training/backend"
@@ -22,7 +23,13 @@ type fastMix struct {
 	lists   map[string]*buffer
 }
 
+// What the kernels of kernels/moe.cu that choose experts can do.
+const mostExperts, mostSlots = 256, 16
+
 func (b *Backend) newFastMix(s backend.MixtureShape, rows int, keep bool) backend.Mix {
+	if s.Experts > mostExperts || s.TopK > mostSlots {
+		b.fail(fmt.Errorf("%w: %d of %d experts, at most %d of %d in fast mode: use exact mode", ErrLaunch, s.TopK, s.Experts, mostSlots, mostExperts))
+	}
 	n := rows * s.TopK
 	m := &fastMix{
 		b: b, MixtureShape: s,
@@ -73,16 +80,15 @@ func (b *Backend) fastRoute(m *fastMix, logits *buffer) {
 	b.release(counts, first)
 }
 
-// perToken is the launch shape of kernels that have a token to a block.
-func perToken(tokens, d int) (grid, block dims) {
-	return dims{tokens, 1, 1}, dims{min(256, ceil(ceil(d, 8), 32)*32), 1, 1}
+// perToken launches a kernel that has a token of d values to a block.
+func (b *Backend) perToken(name string, tokens, d int, args ...any) {
+	b.launch(name, dims{tokens, 1, 1}, dims{min(256, ceil(ceil(d, 8), 32)*32), 1, 1}, 0, args...)
 }
 
 // gather sorts the rows of x by expert, once per slot. With wanted, only those of experts it has; other rows stay undefined.
 func (b *Backend) gather(m *fastMix, x, wanted *buffer) *buffer {
 	y := b.scratch(bf16, m.slots()*m.Model)
-	grid, block := perToken(m.tokens, m.Model)
-	b.launch("moe_gather_"+letters(x, y), grid, block, 0, y, x, m.place, m.expert, wanted, m.tokens, m.TopK, m.Model)
+	b.perToken("moe_gather_"+letters(x, y), m.tokens, m.Model, y, x, m.place, m.expert, wanted, m.tokens, m.TopK, m.Model)
 	return y
 }
 
@@ -110,8 +116,7 @@ func (b *Backend) fastMixture(y, x, logits *buffer, experts []backend.Expert, m 
 	b.release(in)
 	o := b.scratch(bf16, n*d)
 	b.grouped("nt", matrix{o, n, d}, matrix{a, n, f}, down, m.offsets, false)
-	grid, block := perToken(m.tokens, d)
-	b.launch("moe_combine_"+letters(o, y), grid, block, 0, y, none, o, m.place, m.weight, m.tokens, m.TopK, d)
+	b.perToken("moe_combine_"+letters(o, y), m.tokens, d, y, none, o, m.place, m.weight, m.tokens, m.TopK, d)
 	b.release(a, o)
 }
 
@@ -144,8 +149,7 @@ func (b *Backend) fastMixtureGrad(dx, dlogits, dy, x *buffer, experts []backend.
 	}
 	dxs := b.scratch(bf16, n*d)
 	b.groupedSum(matrix{dxs, n, d}, matrix{m.g, n, f}, matrix{m.u, n, f}, gate, up, m.offsets)
-	grid, block := perToken(m.tokens, d)
-	b.launch("moe_scatter_"+letters(dxs, dx), grid, block, 0, dx, dx, dxs, m.place, m.tokens, m.TopK, d)
+	b.perToken("moe_scatter_"+letters(dxs, dx), m.tokens, d, dx, dx, dxs, m.place, m.tokens, m.TopK, d)
 	b.release(dxs)
 }
 
@@ -158,7 +162,7 @@ func (b *Backend) activationGrad(m *fastMix, dw, wa *buffer, dy matrix, down *ta
 		keep, wanted = wa, trained.wanted
 	}
 	g, u, a := matrix{m.g, n, f}, matrix{m.u, n, f}, matrix{wa, n, f}
-	if fuseSwigluGrad && down.maps != nil && b.err == nil && b.hopper(g, u, a, dy) {
+	if b.untried && down.maps != nil && b.err == nil && b.hopper(g, u, a, dy) {
 		tiles, parts := (ceil(n, hopperM)+len(down.at))*ceil(f, hopperN), ceil(f, hopperN)
 		dots := b.scratch(f32, n*parts)
 		b.persistent("gemm_nn_grouped_swiglu_grad_sm90", tiles, b.tensorMap(dy), down.maps, b.tensorMap(g), b.tensorMap(u), b.tensorMap(a),

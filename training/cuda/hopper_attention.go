@@ -16,7 +16,7 @@ var hopperFlashes = map[int]hopperFlash{
 // hopperHeads gives the kernels for these heads, if the card has any.
 func (b *Backend) hopperHeads(a *attn) (hopperFlash, bool) {
 	k, ok := hopperFlashes[a.HeadDim]
-	if !ok || b.err != nil || b.info.Major != 9 || b.info.Minor != 0 {
+	if !ok || !b.untried || b.err != nil || b.info.Major != 9 || b.info.Minor != 0 {
 		return k, false
 	}
 	_, ok = kernels.Find("flash_fwd_sm90_"+k.name, b.info.Major, b.info.Minor)

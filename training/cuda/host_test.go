@@ -16,9 +16,9 @@ var hostModel = model.Config{Vocab: 50, Dim: 16, Layers: 2, Heads: 2, KVHeads: 1
 	RopeTheta: 10000, NormEps: 1e-5}
 
 // trainOn trains a step with all frozen experts in host memory, and evaluates. It keeps nothing of what it made.
-func trainOn(b *cuda.Backend) error {
+func trainOn(b *cuda.Backend, c model.Config) error {
 	refs := []model.ExpertRef{{Layer: 0, Index: 1}, {Layer: 1, Index: 2}}
-	m, err := model.NewFrozen(b, hostModel, constant, refs)
+	m, err := model.NewFrozen(b, c, constant, refs)
 	if err != nil {
 		return err
 	}
@@ -64,13 +64,13 @@ func TestFailures(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					err = trainOn(b)
+					err = trainOn(b, hostModel)
 					if err != nil && !errors.Is(err, c.what) {
 						t.Errorf("the error is %v", err)
 					}
 					switch {
 					case errors.Is(c.what, cuda.ErrOutOfMemory):
-						if again := trainOn(b); again != nil && (err != nil || !errors.Is(again, c.what)) {
+						if again := trainOn(b, hostModel); again != nil && (err != nil || !errors.Is(again, c.what)) {
 							t.Errorf("after a lack of memory: %v", again)
 						}
 					case err != nil:

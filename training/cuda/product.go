@@ -32,21 +32,17 @@ type matrix struct {
 // vector says whether rows start at multiples of 16 bytes, which both the copy engine and vector loads need.
 func (m matrix) vector() bool { return m.aligned() && m.kind.bytes(m.cols)%16 == 0 }
 
-// What can be turned off, for the kernels that it replaces.
-const (
-	splitReductions = true // few tiles of the result: several blocks share the reduction of each
-	fuseSwiglu      = true // experts: gate, up and activation at once
-	fuseSwigluGrad  = true // the gradient of the activation with that of what comes down
-	fuseSum         = true // both gradients of what went in at once
-)
-
 // hopper says whether the kernels for sm_90a can multiply these matrices.
 func (b *Backend) hopper(all ...matrix) bool {
 	if b.info.Major != 9 || b.info.Minor != 0 {
 		return false
 	}
+	least := 64 // smaller ones have not been tried on a card
+	if b.untried {
+		least = 1
+	}
 	for _, m := range all {
-		if !m.vector() || m.rows == 0 || m.cols == 0 {
+		if !m.vector() || m.rows < least || m.cols < least {
 			return false
 		}
 	}
@@ -116,7 +112,7 @@ func (b *Backend) parts(tiles, k int) int {
 	const worth, least = 12, 8
 	steps := ceil(k, stepK)
 	parts := min(b.info.SMs/tiles, steps/least)
-	if !splitReductions || parts < 2 {
+	if !b.untried || parts < 2 {
 		return 1
 	}
 	each := ceil(steps, parts)
@@ -214,7 +210,7 @@ func (b *Backend) grouped(layout string, y, a matrix, t *table, offsets *buffer,
 // where the kernels are not fused.
 func (b *Backend) groupedSwiglu(a, g, u, x matrix, gate, up *table, offsets *buffer) {
 	n, f := x.rows, a.cols
-	if fuseSwiglu && gate.maps != nil && up.maps != nil && b.err == nil && b.hopper(a, x) && (g.buffer == nil || b.hopper(g, u)) {
+	if b.untried && gate.maps != nil && up.maps != nil && b.err == nil && b.hopper(a, x) && (g.buffer == nil || b.hopper(g, u)) {
 		keep := 1
 		if g.buffer == nil {
 			g, u, keep = a, a, 0
@@ -237,7 +233,7 @@ func (b *Backend) groupedSwiglu(a, g, u, x matrix, gate, up *table, offsets *buf
 
 // groupedSum sets y = g·gate + u·up of every expert.
 func (b *Backend) groupedSum(y, g, u matrix, gate, up *table, offsets *buffer) {
-	if fuseSum && gate.maps != nil && up.maps != nil && b.err == nil && b.hopper(y, g, u) {
+	if b.untried && gate.maps != nil && up.maps != nil && b.err == nil && b.hopper(y, g, u) {
 		tiles := (ceil(y.rows, hopperM) + len(gate.at)) * ceil(y.cols, hopperN)
 		b.persistent("gemm_nn_grouped_sum_sm90", tiles, b.tensorMap(g), gate.maps, b.tensorMap(u), up.maps, b.tensorMap(y), y.buffer, offsets,
 			len(gate.at), y.cols, g.cols, y.cols)

@@ -3,8 +3,8 @@ package data
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/binary"
 	"math/bits"
+	"math/rand/v2"
 )
 
 // unique leaves out of the held-out windows those whose text also occurs in a
@@ -12,9 +12,9 @@ import (
 // what was seen in training measures memory, and what is there twice counts
 // double (licence headers, tables).
 //
-// The train text is scanned once with a rolling hash modulo 2⁶¹ − 1 whose base
-// comes from the dataset's own digest; a hit is confirmed by comparing bytes,
-// so the result depends on the text alone.
+// The train text is scanned once with a rolling hash whose table comes from the
+// dataset's own digest; a hit is confirmed by comparing bytes, so the result
+// depends on the text alone.
 func (d *Dataset) unique(held []ref, window int) []ref {
 	if len(held) == 0 {
 		return nil
@@ -44,10 +44,7 @@ func (d *Dataset) unique(held []ref, window int) []ref {
 		if PoolOf(d.pieces[i].hash, d.rec.HeldOut) == HeldOut {
 			continue
 		}
-		roll.scan(d.pieces[i].text, func(at int, h uint64) {
-			if !filter.has(h) {
-				return
-			}
+		roll.scan(d.pieces[i].text, filter, func(at int, h uint64) {
 			for _, j := range byHash[h] {
 				if !gone[j] && bytes.Equal(text(left[j]), d.pieces[i].text[at:at+window]) {
 					gone[j] = true
@@ -64,35 +61,19 @@ func (d *Dataset) unique(held []ref, window int) []ref {
 	return out
 }
 
-const mersenne61 = 1<<61 - 1
-
-func mulmod(a, b uint64) uint64 {
-	hi, lo := bits.Mul64(a, b)
-	return addmod(lo&mersenne61, hi<<3|lo>>61)
-}
-
-func addmod(a, b uint64) uint64 {
-	if a += b; a >= mersenne61 {
-		a -= mersenne61
-	}
-	return a
-}
-
-// roller computes polynomial hashes of all windows of a text.
+// roller computes hashes of all windows of a text: of a window of n bytes c,
+// the exclusive or of rotl(table[c_i], n−1−i) (cyclic polynomials, Cohen 1997).
 type roller struct {
-	window int
-	base   uint64
-	drop   [256]uint64 // −(c+1)·base^window for each byte c that leaves
+	window   int
+	in, drop [256]uint64 // of the byte that comes, and of the one that leaves
 }
 
 func newRoller(digest [32]byte, window int) *roller {
-	r := &roller{window: window, base: binary.LittleEndian.Uint64(digest[:])%(mersenne61-256) + 256}
-	pow := uint64(1)
-	for range window {
-		pow = mulmod(pow, r.base)
-	}
-	for c := range uint64(256) {
-		r.drop[c] = mersenne61 - mulmod(c+1, pow)
+	r := &roller{window: window}
+	random := rand.NewChaCha8(digest)
+	for c := range r.in {
+		r.in[c] = random.Uint64()
+		r.drop[c] = bits.RotateLeft64(r.in[c], window)
 	}
 	return r
 }
@@ -100,22 +81,27 @@ func newRoller(digest [32]byte, window int) *roller {
 func (r *roller) sum(b []byte) uint64 {
 	var h uint64
 	for _, c := range b {
-		h = addmod(mulmod(h, r.base), uint64(c)+1)
+		h = bits.RotateLeft64(h, 1) ^ r.in[c]
 	}
 	return h
 }
 
-// scan calls visit with the offset and the hash of every window of text.
-func (r *roller) scan(text []byte, visit func(at int, h uint64)) {
+// scan calls visit with the offset and the hash of every window of text that
+// the filter does not exclude.
+func (r *roller) scan(text []byte, f *filter, visit func(at int, h uint64)) {
 	if len(text) < r.window {
 		return
 	}
 	h := r.sum(text[:r.window])
-	visit(0, h)
-	for i := r.window; i < len(text); i++ {
-		in := addmod(uint64(text[i])+1, r.drop[text[i-r.window]])
-		h = addmod(mulmod(h, r.base), in)
-		visit(i-r.window+1, h)
+	if f.has(h) {
+		visit(0, h)
+	}
+	past := text[:len(text)-r.window]
+	for i, c := range text[r.window:] {
+		h = bits.RotateLeft64(h, 1) ^ r.in[c] ^ r.drop[past[i]]
+		if f.has(h) {
+			visit(i+1, h)
+		}
 	}
 }
 

@@ -228,6 +228,41 @@ func TestGemmGrouped(t *testing.T) {
 	}
 }
 
+func TestGemmSumParts(t *testing.T) {
+	b := start(t, emu.Config{})
+	r := newRand(6)
+	for _, s := range []struct {
+		parts, n, gap, shift int
+		add                  bool
+	}{{1, 1, 0, 0, true}, {7, 3000, 8, 0, true}, {33, 1027, 5, 1, false}, {3, 1024, 0, 0, false}, {2, 1023, 1, 0, true}} {
+		stride := s.n + s.gap
+		x, y := floats(s.shift+s.parts*stride, r), floats(s.n+1, r)
+		short := make([]uint16, len(y))
+		for i, v := range y {
+			short[i] = toBF16(v)
+		}
+		px, p32, p16 := b.put(x)+cuda.Ptr(4*s.shift), b.put(y), b.put(short)
+		b.run("gemm_sum_parts_f32", (s.n+1023)/1024, 256, 0, p32, px, int32(s.parts), int64(stride), int64(s.n), gemmFlags(s.add, false))
+		b.run("gemm_sum_parts_bf16", (s.n+1023)/1024, 256, 0, p16, px, int32(s.parts), int64(stride), int64(s.n), gemmFlags(s.add, false))
+		got32, got16 := get[float32](b, p32, s.n+1), get[uint16](b, p16, s.n+1)
+		for i := range s.n + 1 {
+			want, want16 := y[i], fromBF16(short[i])
+			if i < s.n {
+				if !s.add {
+					want, want16 = 0, 0
+				}
+				for p := range s.parts {
+					want += x[s.shift+p*stride+i]
+					want16 += x[s.shift+p*stride+i]
+				}
+			}
+			if got32[i] != want || got16[i] != toBF16(want16) {
+				t.Fatalf("%v: value %d is %v and %v, want %v and %v", s, i, got32[i], fromBF16(got16[i]), want, want16)
+			}
+		}
+	}
+}
+
 func TestCast(t *testing.T) {
 	b := start(t, emu.Config{})
 	r := newRand(5)

@@ -158,7 +158,10 @@ struct Operands {
 };
 
 // steps is the length of one reduction. An empty one still takes a step, in which all is zeroed.
-template <Mode M> DEVICE int steps(const Work &w) { return M == REDUCE ? max(1, ceil_div(w.k, TILE_K)) : ceil_div(w.k, TILE_K); }
+template <Mode M> DEVICE int steps(const Work &w) {
+    int n = ceil_div(w.k, TILE_K);
+    return M == REDUCE || M == PARTS ? max(1, n) : n;
+}
 
 template <Mode M> DEVICE bool skip(const Work &w, int flags) { return M == REDUCE && w.k == 0 && (flags & ADD); }
 

@@ -8,10 +8,9 @@
 // and set C [m, n] = A·B, or add to it. Row strides lda, ldb, ldc are in values.
 //
 //   name                          A[i,x] at         B[x,j] at         tile      block
-//   gemm_exact_nt_{f32,bf16}      a[i·lda + x]      b[j·ldb + x]      128×128   256 threads     Linear
-//   gemm_exact_nn_{f32,bf16}      a[i·lda + x]      b[x·ldb + j]      128×128   256             LinearGradInput
-//   gemm_exact_tn_f32             a[x·lda + i]      b[x·ldb + j]      128×128   256             LinearGradWeight
-//   the same with _small                                              64×64     64
+//   gemm_exact_nt_{f32,bf16}      a[i·lda + x]      b[j·ldb + x]      64×64     64 threads      Linear
+//   gemm_exact_nn_{f32,bf16}      a[i·lda + x]      b[x·ldb + j]      64×64     64              LinearGradInput
+//   gemm_exact_tn_f32             a[x·lda + i]      b[x·ldb + j]      64×64     64              LinearGradWeight
 //   gemm_exact_any                by form           by form           64×64     128
 //
 // gemm_exact_any has two more arguments: int form (0 nt, 1 nn, 2 tn) and int half (1: B is bf16; not with tn).
@@ -94,17 +93,11 @@ DEVICE void expert_sum(Place &p, float *&c, const float *&a, const void *&b, con
         product<WM, WN, float, false, false>(c, ldc, a, lda, (const float *)b, ldb, m, n, k, p.y * T::M, p.x * T::N, add != 0); \
     }
 
-ROWS_KERNEL(gemm_exact_nt_f32, 2, 4, float, true)
-ROWS_KERNEL(gemm_exact_nt_bf16, 2, 4, bf16, true)
-ROWS_KERNEL(gemm_exact_nn_f32, 2, 4, float, false)
-ROWS_KERNEL(gemm_exact_nn_bf16, 2, 4, bf16, false)
-SUM_KERNEL(gemm_exact_tn_f32, 2, 4)
-
-ROWS_KERNEL(gemm_exact_nt_f32_small, 1, 2, float, true)
-ROWS_KERNEL(gemm_exact_nt_bf16_small, 1, 2, bf16, true)
-ROWS_KERNEL(gemm_exact_nn_f32_small, 1, 2, float, false)
-ROWS_KERNEL(gemm_exact_nn_bf16_small, 1, 2, bf16, false)
-SUM_KERNEL(gemm_exact_tn_f32_small, 1, 2)
+ROWS_KERNEL(gemm_exact_nt_f32, 1, 2, float, true)
+ROWS_KERNEL(gemm_exact_nt_bf16, 1, 2, bf16, true)
+ROWS_KERNEL(gemm_exact_nn_f32, 1, 2, float, false)
+ROWS_KERNEL(gemm_exact_nn_bf16, 1, 2, bf16, false)
+SUM_KERNEL(gemm_exact_tn_f32, 1, 2)
 
 // The strides of A and B for the loads one by one come from the form of the product at run time: one kernel is all.
 extern "C" __global__ void KERNEL_BOUNDS(128, 3) gemm_exact_any(PRODUCT_ARGUMENTS, int form, int half) {

@@ -1,4 +1,5 @@
-// The mixture of experts of the exact mode, but for its products: docs/spec/exact.md, section 7.
+// The mixture of experts of the exact mode, but for its products and the movement of rows, which moe.cu has: docs/spec/exact.md,
+// section 7.
 //
 // Slot s of token t is number t·top + s. Slots are gathered by expert and by token within an expert: slot i has row place[i],
 // row r the slot source[r], expert e the rows offsets[e] to offsets[e+1]. slots = tokens·top. Shared memory: static.
@@ -13,15 +14,10 @@
 //   mixture_exact_place(int *place, int *source, const int *chosen, const int *counts, const int *offsets, int slots,
 //                       int experts)
 //       grid (⌈slots/256⌉), block 256
-//   mixture_exact_gather(float *rows, const float *x, const int *source, int slots, int top, int d)
-//       rows of x by token, gathered; grid (slots, ⌈d/512⌉), block 128
 //   mixture_exact_silumul(float *a, const float *g, const float *u, long long n)
 //       a may be g
 //   mixture_exact_silumul_grad(float *dg, float *du, const float *da, const float *g, const float *u, long long n)
 //       dg may be da; grid (⌈n/1024⌉), block 256
-//   mixture_exact_combine(float *y, const float *o, const int *place, const float *weights, int tokens, int top, int d)
-//   mixture_exact_scatter(float *dx, const float *dxs, const int *place, int tokens, int top, int d)
-//       adds the slots of a token in order; grid (tokens, ⌈d/512⌉), block 128
 //   mixture_exact_slot_grad(float *dweights, float *dout, const float *dy, const float *o, const int *place,
 //                           const float *weights, int slots, int top, int d)
 //       of a slot's weight, and of its expert's output, gathered; grid (⌈slots/8⌉), block 128
@@ -150,16 +146,6 @@ extern "C" __global__ void KERNEL_BOUNDS(256, 1)
     source[row] = slot;
 }
 
-// Columns: a thread takes four, 128 apart.
-#define EACH_COLUMN(i, d) \
-    _Pragma("unroll") for (int i = blockIdx.y * 512 + threadIdx.x, last_ = i + 512; i < last_; i += 128) if (i < (d))
-
-extern "C" __global__ void KERNEL_BOUNDS(128, 4)
-    mixture_exact_gather(float *__restrict__ rows, const float *__restrict__ x, const int *source, int slots, int top, int d) {
-    rows += (i64)blockIdx.x * d, x += (i64)(source[blockIdx.x] / top) * d;
-    EACH_COLUMN(i, d) rows[i] = x[i];
-}
-
 // Elements: a thread takes four, 256 apart, and reads all before it writes, for results may replace operands.
 #define FOUR(j) _Pragma("unroll") for (int j = 0; j < 4; j++)
 
@@ -179,26 +165,6 @@ extern "C" __global__ void KERNEL_BOUNDS(256, 4) mixture_exact_silumul_grad(floa
         exact_silumul_grad(x[j], y[j], d[j], &a, &b);
         dg[first + 256 * j] = a;
         du[first + 256 * j] = b;
-    }
-}
-
-extern "C" __global__ void KERNEL_BOUNDS(128, 4) mixture_exact_combine(float *__restrict__ y, const float *__restrict__ o, const int *__restrict__ place,
-                                                                       const float *__restrict__ weights, int tokens, int top, int d) {
-    y += (i64)blockIdx.x * d, place += (i64)blockIdx.x * top, weights += (i64)blockIdx.x * top;
-    EACH_COLUMN(i, d) {
-        float sum = o[(i64)place[0] * d + i] * weights[0];
-        for (int s = 1; s < top; s++) sum = fmaf(weights[s], o[(i64)place[s] * d + i], sum);
-        y[i] = sum;
-    }
-}
-
-extern "C" __global__ void KERNEL_BOUNDS(128, 4)
-    mixture_exact_scatter(float *__restrict__ dx, const float *__restrict__ dxs, const int *__restrict__ place, int tokens, int top, int d) {
-    dx += (i64)blockIdx.x * d, place += (i64)blockIdx.x * top;
-    EACH_COLUMN(i, d) {
-        float sum = dx[i];
-        for (int s = 0; s < top; s++) sum = sum + dxs[(i64)place[s] * d + i];
-        dx[i] = sum;
     }
 }
 

@@ -3,7 +3,8 @@
 //
 // Slot s of token t is number t·top + s. Slots are sorted by expert, and by number within an expert: slot i is row place[i] of
 // the sorted arrays, row r belongs to slot source[r], and expert e has the rows offsets[e] to offsets[e+1]. slots =
-// tokens·top. experts ≤ 256, top ≤ 16, top ≤ experts. The letters after a name are the types of T0, T1: f float, b bfloat16.
+// tokens·top. experts ≤ 256, top ≤ 16, top ≤ experts, but for gather without wanted, combine and scatter, which take any and
+// serve the exact mode too. The letters after a name are the types of T0, T1: f float, b bfloat16.
 // Rows of a multiple of 8 values at addresses of a multiple of 16 are fast, others right. No dynamic shared memory.
 //
 //   moe_route(float *probs, int *expert, float *weight, const float *logits, int tokens, int experts, int top, int normalize)
@@ -175,11 +176,10 @@ DEVICE void gather(Y *y, const X *x, const int *place, const int *expert, const 
     i64 token = blockIdx.x;
     bool wide = d % 8 == 0 && aligned16(x) && aligned16(y);
     place += token * top;
-    expert += token * top;
-    u32 open = (1u << top) - 1; // bit s: slot s is wanted
+    u32 open = ~0u; // bit s: slot s is wanted
     if (wanted) {
         int s = threadIdx.x & 31;
-        open = __ballot_sync(FULL_WARP, s < top && wanted[expert[s]]);
+        open = __ballot_sync(FULL_WARP, s < top && wanted[expert[token * top + s]]);
         if (!open) return;
     }
     for (int i = threadIdx.x * 8; i < d; i += blockDim.x * 8) {
@@ -188,10 +188,10 @@ DEVICE void gather(Y *y, const X *x, const int *place, const int *expert, const 
         if (wide) {
 #pragma unroll 4
             for (int s = 0; s < top; s++) // __ldg: the stores do not hold it up
-                if (open >> s & 1) put_wide(y + (i64)__ldg(place + s) * d + i, v);
+                if (!wanted || open >> s & 1) put_wide(y + (i64)__ldg(place + s) * d + i, v);
         } else {
             for (int s = 0; s < top; s++)
-                if (open >> s & 1) put_part(y + (i64)place[s] * d, i, d, v, false);
+                if (!wanted || open >> s & 1) put_part(y + (i64)place[s] * d, i, d, v, false);
         }
     }
 }
@@ -238,7 +238,7 @@ template <bool WEIGHTED, class X, class Y>
 DEVICE void combine(Y *y, const Y *base, const X *x, const int *place, const float *weight, int top, int d) {
     i64 token = blockIdx.x;
     place += token * top;
-    weight += token * top;
+    if (WEIGHTED) weight += token * top;
     y += token * d;
     if (base) base += token * d;
     if (d % 8 == 0 && aligned16(x) && aligned16(y) && aligned16(base))
@@ -309,11 +309,11 @@ GATHER(fb, float, bf16)
 GATHER(bb, bf16, bf16)
 
 #define COMBINE(n, X, Y)                                                                                                        \
-    extern "C" __global__ void KERNEL_BOUNDS(256, 1) moe_combine_##n(Y *y, const Y *base, const X *o, const int *place,         \
+    extern "C" __global__ void KERNEL_BOUNDS(256, 3) moe_combine_##n(Y *y, const Y *base, const X *o, const int *place,         \
                                                                      const float *weight, int tokens, int top, int d) {         \
         combine<true>(y, base, o, place, weight, top, d);                                                                       \
     }                                                                                                                           \
-    extern "C" __global__ void KERNEL_BOUNDS(256, 1)                                                                            \
+    extern "C" __global__ void KERNEL_BOUNDS(256, 3)                                                                            \
         moe_scatter_##n(Y *dx, const Y *base, const X *dxs, const int *place, int tokens, int top, int d) {                     \
         combine<false>(dx, base, dxs, place, (const float *)0, top, d);                                                         \
     }

@@ -346,6 +346,8 @@ DEVICE void headnorm_rope_grad_rows(float ga[8], float gb[8], D *dx, bool weight
                 }
                 float t = -(group_sum(total, h.lanes) * r[k] * r[k] * r[k] / (float)hd);
                 if (live) {
+                    va[k].get(a); // again: it saves registers
+                    vb[k].get(b);
 #pragma unroll
                     for (int j = 0; j < 8; j++) e[j] = fmaf(t, a[j], e[j] * r[k]), f[j] = fmaf(t, b[j], f[j] * r[k]);
                     put_part(dx + row * ldx + head * hd, h.at, h.half, e, WIDE);
