@@ -135,17 +135,12 @@ func (l *large) write(digest, data []byte, sync bool) (err error) {
 	if err == nil && sync {
 		err = f.Sync()
 	}
-	var stat fs.FileInfo
-	if err == nil {
-		stat, err = f.Stat()
-	}
 	if err = errors.Join(err, f.Close()); err == nil {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	l.note(digest, stamp{stat.Size(), stat.ModTime()})
 	if sync {
 		return errors.Join(syncDir(dir), syncDir(l.dir))
 	}

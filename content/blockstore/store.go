@@ -282,7 +282,7 @@ func (s *Store) sound(c cid.Cid, it *badger.Item, v []byte) bool {
 }
 
 // readLarge returns the bytes of a file, nil if there is none, and whether they are what was stored. Files have no
-// checksum but their name, so what this process has neither written nor looked at since it changed is hashed.
+// checksum but their name, so what this process has not looked at since it changed is hashed.
 func (s *Store) readLarge(c cid.Cid, digest []byte) (v []byte, sound bool, err error) {
 	v, at, sound, err := s.big.read(digest)
 	if err != nil || v == nil || sound {

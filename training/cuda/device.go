@@ -273,8 +273,8 @@ func (d *device) write(dst *buffer, raw []byte) {
 }
 
 const (
-	stageBytes = 8 << 20
-	smallWrite = 1 << 20
+	stageBytes = 2 << 20
+	smallWrite = 256 << 10
 )
 
 // via copies a small write to the stage, whose copies are over once its end was reached and all were waited for.

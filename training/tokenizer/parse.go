@@ -34,7 +34,8 @@ func Parse(tokenizerJSON []byte) (Kind, error) {
 	}
 	dec := json.NewDecoder(bytes.NewReader(tokenizerJSON))
 	dec.UseNumber()
-	got, err := value(dec, 0)
+	budget := MaxJSON // a value takes a byte at least
+	got, err := value(dec, 0, &budget)
 	if err == nil {
 		if _, err = dec.Token(); err == io.EOF {
 			err = nil
@@ -54,10 +55,13 @@ func Parse(tokenizerJSON []byte) (Kind, error) {
 const maxDepth = 16
 
 // value decodes one JSON value and refuses what decoders read differently:
-// repeated keys and deep nesting.
-func value(dec *json.Decoder, depth int) (any, error) {
+// repeated keys and deep nesting. budget is how many more values it may hold.
+func value(dec *json.Decoder, depth int, budget *int) (any, error) {
 	if depth > maxDepth {
 		return nil, fmt.Errorf("nested deeper than %d", maxDepth)
+	}
+	if *budget--; *budget < 0 {
+		return nil, errors.New("too many values")
 	}
 	t, err := dec.Token()
 	if err == io.EOF {
@@ -70,7 +74,7 @@ func value(dec *json.Decoder, depth int) (any, error) {
 	case json.Delim('['):
 		list := []any{}
 		for dec.More() {
-			v, err := value(dec, depth+1)
+			v, err := value(dec, depth+1, budget)
 			if err != nil {
 				return nil, err
 			}
@@ -92,7 +96,7 @@ func value(dec *json.Decoder, depth int) (any, error) {
 			if _, dup := object[key]; dup {
 				return nil, fmt.Errorf("key %s appears twice", quote(key))
 			}
-			if object[key], err = value(dec, depth+1); err != nil {
+			if object[key], err = value(dec, depth+1, budget); err != nil {
 				return nil, err
 			}
 		}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"unsafe"
 
@@ -408,7 +407,7 @@ func (f *Fake) Load(ptx []byte, names []string) (map[string]cuda.Function, error
 	}
 	found := make(map[string]cuda.Function)
 	for _, name := range names {
-		if text := string(ptx); !strings.Contains(text, ".entry "+name+"(") && !strings.Contains(text, ".entry "+name+"\n") {
+		if !bytes.Contains(ptx, []byte(".entry "+name+"(")) && !bytes.Contains(ptx, []byte(".entry "+name+"\n")) {
 			return nil, f.wrong("the PTX has no kernel %s", name)
 		}
 		f.names = append(f.names, name)
