@@ -55,15 +55,15 @@ ptx: $(WHEELS)/nvrtc
 ptxas: $(WHEELS)/ptxas $(WHEELS)/ptxas-oldest
 	$(PYTHON) training/cuda/kernels/assemble $(WHEELS)/ptxas $(WHEELS)/ptxas-oldest
 
-# The network's whole job for three cycles on this machine.
-demo: rehearse
-
-rehearse: build
-	$(BZD) rehearse --cycles 3 --miners 2
-
 # A whole network of miners and validators on this machine, over real sockets.
+demo: devnet
+
 devnet: build
 	$(BZD) devnet
+
+# The network's job for three cycles without a network.
+rehearse: build
+	$(BZD) rehearse --cycles 3 --miners 2
 
 # The networks of node/devnet come last and by themselves: sharing the processors they would miss their deadlines.
 test:

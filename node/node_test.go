@@ -11,6 +11,7 @@ import (
 // TestNetwork runs a small network until a cycle is certified: all validators come to one checkpoint, and the weights that
 // they agreed on are on chain, as integers.
 func TestNetwork(t *testing.T) {
+	t.Parallel() // mostly it waits
 	r := newRig(t, 3)
 	r.start(everybody...)
 	r.begin()

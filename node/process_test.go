@@ -94,9 +94,10 @@ func TestProcesses(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes some cycles")
 	}
+	t.Parallel() // mostly it waits
 	const cycles, attempts = 2, 4
 	// A machine with other work to do may miss a deadline, which carries the model; then there is nothing to compare.
-	try := func(run func(*rig) []said) []said {
+	try := func(t *testing.T, run func(*rig) []said) []said {
 		for i := range attempts {
 			r := newRig(t, 3)
 			r.period *= time.Duration(2 + 2*i) // more time each time
@@ -116,11 +117,17 @@ func TestProcesses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	together := try(inOneProcess)
+	var together, apart []said
+	t.Run("both", func(t *testing.T) {
+		t.Run("one", func(t *testing.T) { t.Parallel(); together = try(t, inOneProcess) })
+		t.Run("many", func(t *testing.T) { t.Parallel(); apart = try(t, inProcesses) })
+	})
+	if t.Failed() {
+		return
+	}
 	if together[0].Next == together[1].Next && together[0].Next == first.genesis.Checkpoint {
 		t.Error("nothing was merged; there is nothing to compare")
 	}
-	apart := try(inProcesses)
 	for i, e := range together {
 		if apart[i].Next != e.Next {
 			t.Errorf("cycle %d: %s in one process, %s in many", i, e.Next, apart[i].Next)

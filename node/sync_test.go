@@ -27,6 +27,7 @@ func TestSync(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes some cycles")
 	}
+	t.Parallel() // mostly it waits
 	r := newRig(t, 4)
 	early := []string{"validator-1", "validator-2", "validator-3", "miner-ledger", "miner-math"}
 	r.start(early...)
@@ -142,6 +143,7 @@ func TestNullAndLies(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes some cycles")
 	}
+	t.Parallel() // mostly it waits
 	// Of seven validators the two that are to propose vote for what they keep to themselves; the other five are a quorum.
 	r := newRig(t, 7)
 	var validators []string
@@ -243,6 +245,7 @@ func TestRepeats(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a cycle")
 	}
+	t.Parallel() // mostly it waits
 	r := newRig(t, 3)
 	r.period = max(r.period, time.Second) // room between custody and the end
 	r.start("validator-1", "validator-2")

@@ -1,4 +1,4 @@
-"""Calls the kernels of training/cuda/kernels/gemm_bf16.cu and gemm_bf16_sm90.cu with torch tensors, for gemm.py."""
+"""Calls the kernels of training/cuda/kernels/gemm_bf16.cu, gemm_bf16_sm90.cu and gemm_fused_sm90.cu with torch tensors, for gemm.py."""
 import ctypes, os, time
 
 import torch
@@ -122,12 +122,13 @@ class Build:
         names = [f"gemm_{l}{g}_{t}{end}" for l in ("nt", "nn", "tn") for g in ("", "_grouped") for t in ("bf16", "f32")]
         sums = ["gemm_sum_parts_f32", "gemm_sum_parts_bf16"]
         if self.hopper:
-            names += [f"gemm_{l}_parts_sm90" for l in ("nt", "nn", "tn")] + list(FUSED)
+            more = [f"gemm_{l}_parts_sm90" for l in ("nt", "nn", "tn")] + list(FUSED)
         else:
             names += ["cast_f32_bf16", "cast_bf16_f32"] + sums
         begin = time.time()
         self.kernels = self.driver.load(spec["path"], names, self.shared)
         if self.hopper:
+            self.kernels.update(self.driver.load(os.path.join(KERNELS, "ptx/gemm_fused_sm90.sm_90a.ptx"), more, self.shared))
             self.kernels.update(self.driver.load(os.path.join(KERNELS, "ptx/gemm_bf16.sm_80.ptx"), sums, 0))
             self.kernels.update(self.driver.load(os.path.join(KERNELS, "ptx/fast.sm_80.ptx"), ["swiglu_bb", "swiglu_grad_b"], 0))
         self.load_seconds = time.time() - begin

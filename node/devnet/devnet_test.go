@@ -36,7 +36,8 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// script runs one script. They run one after the other: a network that has to share its processors misses deadlines.
+// script runs one script. They run one after the other: a network that has to share its processors with many misses
+// deadlines.
 func script(t *testing.T, name string) {
 	if testing.Short() {
 		t.Skip("a network takes some twenty seconds per cycle")

@@ -1,23 +1,19 @@
 // Matrix products in bfloat16 with binary32 sums on sm_90a: wgmma fed by the copy engine. What is computed, and the meaning of
-// nt, nn, tn, m, n, k and grouped, is as in gemm_bf16.cu; so is the answer wherever a tensor map cannot be had. Same results
-// from run to run.
+// nt, nn, tn, m, n, k and grouped, is as in gemm_bf16.cu; so is the answer wherever a tensor map cannot be had.
 //
-// A block is one warpgroup that loads and two that multiply, each 64 rows by 256 columns of a tile. Blocks are persistent: they
-// take tiles blockIdx.x, + gridDim.x, …. The result leaves through shared memory by the copy engine, while the next tile is
-// multiplied.
+// A block is one warpgroup that loads and two that multiply, each 64·(TILE_M/128) rows by TILE_N columns of a tile. Blocks
+// are persistent: they take tiles blockIdx.x, + gridDim.x, …. The result leaves through shared memory by the copy engine,
+// while the next tile is multiplied.
 //
 // Tensor maps: bf16 matrices in boxes of 64 rows by 64 columns, binary32 results in boxes of 64 by 32, 128-byte swizzle, zeros
 // out of bounds, so one map serves a matrix in every role. Extents are those of the matrix in memory. This needs addresses
 // aligned to 16 bytes and rows of a multiple of 16 bytes; where a matrix has neither, use gemm_bf16.cu.
 //
-// All matrix kernels: block [384,1,1], shared memory SHARED bytes. Grid [min(SMs, tiles), 1, 1]; tiles of 128 rows by 256
-// columns, or an upper bound of their number: more blocks than tiles are harmless. flags: 1 adds to y. T is bf16 or float
-// (suffix f32). SHARED is 230400.
+// All kernels: block [384,1,1], shared memory SHARED = STAGES·(TILE_M+TILE_N)·128 + STAGING·16384 + 1024 bytes (230400 with the
+// defaults). Grid [min(SMs, tiles), 1, 1], for dense kernels rounded up to a multiple of CLUSTER; tiles is the number of tiles or
+// an upper bound, more blocks than tiles are harmless. flags: 1 adds to y. T is bf16 or float (suffix f32).
 //
 //   gemm_{nt,nn,tn}_{bf16,f32}_sm90(TensorMap a, TensorMap b, TensorMap y, int m, int n, int k, int flags)
-//   gemm_{nt,nn,tn}_parts_sm90(TensorMap a, TensorMap b, TensorMap y, int m, int n, int k, int parts)
-//       The reduction in parts, each of ceil(ceil(k/64)/parts)·64 values of k: y is a binary32 matrix of parts·round_up(m, 64)
-//       rows of n values, part i from row i·round_up(m, 64). tiles counts those of all parts. gemm_sum_parts adds them up.
 //   gemm_{nt,nn}_grouped_{bf16,f32}_sm90(TensorMap a, const TensorMap *b, TensorMap y, T *values, const int *offsets, int experts,
 //       int n, int k, int ldy, int flags)
 //       b: maps of the experts' matrices, in global memory, aligned to 64. values: the matrix that y maps, ldy between rows;
@@ -25,183 +21,146 @@
 //   gemm_tn_grouped_{bf16,f32}_sm90(TensorMap a, TensorMap b, const TensorMap *y, const int *offsets, const int *list, int count,
 //       int m, int n, int flags)
 //       y: maps of the count results, in global memory. a and b must be zero or finite in rows of any expert.
-//
-// The experts' products with what comes before or after them, grouped as above; all matrices bf16:
-//   gemm_nn_grouped_sum_sm90(TensorMap a, const TensorMap *b, TensorMap a2, const TensorMap *b2, TensorMap y, bf16 *values, const
-//       int *offsets, int experts, int n, int k, int ldy)
-//       y = a·b + a2·b2
-//   gemm_nt_grouped_swiglu_sm90(TensorMap x, const TensorMap *gate, const TensorMap *up, TensorMap g, TensorMap u, TensorMap a,
-//       bf16 *gs, bf16 *us, bf16 *as, const int *offsets, int experts, int n, int k, int ld, int keep)
-//       g = x·gateᵀ, u = x·upᵀ, a = silu(g)·u; gs, us and as are what the maps map. Unless keep, g and u are not stored. Tiles
-//       have 128 columns.
-//   gemm_nn_grouped_swiglu_grad_sm90(TensorMap dy, const TensorMap *down, TensorMap g, TensorMap u, TensorMap wa, bf16 *gs, bf16
-//       *us, bf16 *was, float *dots, const float *weight, const int *source, const int *wanted, const int *offsets, int experts,
-//       int n, int k, int ld)
-//       With da = dy·down, ω = weight[source[row]] and a = silu(g)·u: g and u become the gradients for ω·da, and wa = ω·a in the
-//       rows of the experts for which wanted is not 0 (all if wanted is 0; none if was is, and then the map does not matter).
-//       dots [rows, ceil(n/256)] gets Σ da·a of each tile's columns.
-//   gemm_row_dots(float *dw, const float *dots, const int *source, int rows, int parts)
-//       dw[source[row]] = the sum of a row of dots. block [256], grid [ceil(rows/256)], no shared memory
 
-#include "fast.cuh"
 #include "sm90.cuh"
 
+#ifndef TILE_M
+#define TILE_M 128
+#define TILE_N 256
+#define STAGES 4
+#define STAGING 2
+#define CLUSTER 1
+#define L2_UNITS 8
+#endif
+
 enum Layout { NT, NN, TN };
-enum Mode { DENSE, PARTS, ROWS, REDUCE };
-// Two pairs of operands can be multiplied in one go: their products side by side, or added.
-enum Pairs { ONE, BESIDE, SUM };
+enum Mode { DENSE, ROWS, REDUCE };
 enum { ADD = 1 };
 
-constexpr int TILE_M = 128, TILE_N = 256, TILE_K = BOX, THREADS = 384, CONSUMERS = 256;
-constexpr int BOXES_M = TILE_M / BOX, BOXES_N = TILE_N / BOX;
+constexpr int TILE_K = BOX, THREADS = 384, CONSUMERS = 256;
+constexpr int BOXES_M = TILE_M / BOX, BOXES_N = TILE_N / BOX, OWN = BOXES_M / 2;
 constexpr int A_BYTES = BOXES_M * BOX_BYTES, STAGE_BYTES = A_BYTES + BOXES_N * BOX_BYTES;
-// Bands of so many tiles, column by column, keep both operands of concurrent tiles in L2.
-constexpr int L2_ROWS = 8;
+static_assert(TILE_M % 128 == 0 && (TILE_N == 128 || TILE_N == 256) && OWN * TILE_N <= 256, "accumulators fit in registers");
 
 // Work is one tile.
 struct Work {
     int row, col; // of its first value; row counts from the start of the whole matrix y
-    int above;    // row of a that row is computed from, where a is not transposed; else column
     int live;     // rows of the matrix, or of the expert, from there on
     int matrix;   // which map of an array
     int from, k;  // where the reduction starts and how long it is
 };
 
-// Walk goes through the tiles of a problem, the same way in every block; each block takes those whose number is its own modulo
-// the number of blocks. WIDTH is the columns of a tile.
-template <Mode M, int WIDTH> struct Walk {
-    int tile, m, n, k, count;
+// Blocks walk the tiles of a problem in the same order, each taking those whose number is its own modulo their count.
+template <Mode M, int CL> struct Walk {
+    int tile, step, m, n, k, count;
     const int *offsets, *list;
     int group, before; // ROWS: the expert reached and the number of tiles before it
 
     DEVICE Walk(int m, int n, int k, const int *offsets, const int *list, int count)
-        : tile(blockIdx.x), m(m), n(n), k(k), count(count), offsets(offsets), list(list), group(0), before(0) {}
+        : tile(blockIdx.x / CL), step(gridDim.x / CL), m(m), n(n), k(k), count(count), offsets(offsets), list(list), group(0),
+          before(0) {}
 
     DEVICE bool next(Work &w) {
-        int columns = ceil_div(n, WIDTH), tall = ceil_div(m, TILE_M), each = tall * columns, in;
-        if (M == ROWS) {
+        int columns = ceil_div(n, TILE_N);
+        if (M == DENSE) {
+            // Bands of L2_UNITS units (the tiles of a cluster), column by column, keep both operands of concurrent tiles in L2.
+            int units = ceil_div(m, TILE_M * CL);
+            if (tile >= units * columns) return false;
+            int band = tile / (L2_UNITS * columns), in = tile % (L2_UNITS * columns);
+            int rows = min(L2_UNITS, units - band * L2_UNITS);
+            int unit = band * L2_UNITS + in % rows;
+            w.row = (unit * CL + (CL > 1 ? cluster_rank() : 0)) * TILE_M;
+            w.col = in / rows * TILE_N;
+            w.live = m - w.row;
+            w.matrix = 0, w.from = 0, w.k = k;
+        } else if (M == ROWS) {
             for (;; group++) {
                 if (group >= count) return false;
                 int start = offsets[group], rows = offsets[group + 1] - start;
-                tall = ceil_div(rows, TILE_M), in = tile - before;
+                int tall = ceil_div(rows, TILE_M), in = tile - before;
                 if (in < tall * columns) {
                     w.row = start + in % tall * TILE_M;
-                    w.col = in / tall * WIDTH;
+                    w.col = in / tall * TILE_N;
                     w.live = rows - in % tall * TILE_M;
-                    w.above = w.row, w.matrix = group, w.from = 0, w.k = k;
+                    w.matrix = group, w.from = 0, w.k = k;
                     break;
                 }
                 before += tall * columns;
             }
         } else {
-            if (tile >= (M == DENSE ? each : count * each)) return false;
-            w.matrix = M == DENSE ? 0 : tile / each, in = tile - w.matrix * each;
-            int band = in / (L2_ROWS * columns), rows = min(L2_ROWS, tall - band * L2_ROWS);
-            in -= band * L2_ROWS * columns;
-            w.above = w.row = (band * L2_ROWS + in % rows) * TILE_M;
-            w.col = in / rows * WIDTH;
+            int tall = ceil_div(m, TILE_M), each = tall * columns;
+            if (tile >= count * each) return false;
+            w.matrix = tile / each;
+            int e = list[w.matrix], in = tile % each;
+            w.from = offsets[e], w.k = offsets[e + 1] - w.from;
+            w.row = in % tall * TILE_M, w.col = in / tall * TILE_N;
             w.live = m - w.row;
-            w.from = 0, w.k = k;
-            if (M == PARTS) {
-                int length = ceil_div(ceil_div(k, TILE_K), count) * TILE_K;
-                w.from = w.matrix * length, w.k = min(length, k - w.from);
-                w.row += w.matrix * round_up(m, BOX);
-            }
-            if (M == REDUCE) {
-                int e = list[w.matrix];
-                w.from = offsets[e], w.k = offsets[e + 1] - w.from;
-            }
         }
-        tile += gridDim.x;
+        tile += step;
         return true;
     }
 };
 
-// Shared is what the blocks' shared memory holds: a ring of STAGES loaded stages, STAGING boxes for each warpgroup that
-// multiplies, barriers.
-template <int STAGES, int STAGING> struct Shared {
-    static constexpr int BARRIERS = 2 * STAGES + 4;
-    static constexpr int BYTES = STAGES * STAGE_BYTES + 2 * STAGING * BOX_BYTES + 1024;
-    static_assert(BYTES <= 232448 && BARRIERS * 8 <= 1024, "a block's shared memory");
-    unsigned char *stages, *boxes; // boxes: of the own warpgroup
-    u64 *full, *empty, *inputs;    // inputs: two, of the own warpgroup
-
-    DEVICE Shared(unsigned char *base, int group) {
-        stages = base;
-        boxes = base + STAGES * STAGE_BYTES + (group & 1) * STAGING * BOX_BYTES;
-        full = (u64 *)(base + STAGES * STAGE_BYTES + 2 * STAGING * BOX_BYTES);
-        empty = full + STAGES;
-        inputs = empty + STAGES + (group & 1) * 2;
-    }
-    // init is for one thread of group 0.
-    DEVICE void init() {
-        for (int i = 0; i < STAGES; i++) {
-            barrier_init(full + i, 1);
-            barrier_init(empty + i, CONSUMERS / 32);
-        }
-        for (int i = 0; i < 4; i++) barrier_init(inputs + i, 1);
-        barrier_init_fence();
-    }
-};
-
-// Ring is the position in the ring of stages, the same sequence on both sides.
-template <int STAGES> struct Ring {
+// Ring is the position in the ring of loaded stages, the same sequence on both sides.
+struct Ring {
     int stage = 0, parity = 0;
     DEVICE void advance() {
         if (++stage == STAGES) stage = 0, parity ^= 1;
     }
 };
 
-// Operands are the maps of what is multiplied; b and b2 are arrays in mode ROWS.
-struct Operands {
-    const TensorMap *a, *b, *a2, *b2;
+struct Shared {
+    unsigned char *stages, *staging;
+    u64 *full, *empty;
+    DEVICE Shared(unsigned char *base)
+        : stages(base), staging(base + STAGES * STAGE_BYTES), full((u64 *)(staging + 2 * STAGING * BOX_BYTES)),
+          empty(full + STAGES) {}
 };
 
-// steps is the length of one reduction. An empty one still takes a step, in which all is zeroed.
-template <Mode M> DEVICE int steps(const Work &w) {
-    int n = ceil_div(w.k, TILE_K);
-    return M == REDUCE || M == PARTS ? max(1, n) : n;
-}
+// length is the number of steps of the reduction. An empty one still takes a step, in which all is zeroed.
+template <Mode M> DEVICE int length(const Work &w) { return M == REDUCE ? max(1, ceil_div(w.k, TILE_K)) : ceil_div(w.k, TILE_K); }
 
 template <Mode M> DEVICE bool skip(const Work &w, int flags) { return M == REDUCE && w.k == 0 && (flags & ADD); }
 
 // produce is run by one thread.
-template <Layout L, Mode M, Pairs P, int WIDTH, int STAGES, int STAGING>
-DEVICE void produce(Shared<STAGES, STAGING> s, Walk<M, WIDTH> walk, Operands o, int flags) {
-    Ring<STAGES> ring;
+template <Layout L, Mode M, int CL>
+DEVICE void produce(Shared s, Walk<M, CL> walk, const TensorMap *a, const TensorMap *b, int flags) {
+    Ring ring;
     Work w;
     int known = -1;
     while (walk.next(w)) {
         if (skip<M>(w, flags)) continue;
-        const TensorMap *b = o.b, *b2 = o.b2;
-        if (M == ROWS) {
-            b += w.matrix, b2 += w.matrix;
-            if (known != w.matrix) {
-                tma_acquire_map(b);
-                if (P != ONE) tma_acquire_map(b2);
-                known = w.matrix;
-            }
+        const TensorMap *mb = M == ROWS ? b + w.matrix : b;
+        if (M == ROWS && known != w.matrix) {
+            tma_acquire_map(mb);
+            known = w.matrix;
         }
-#pragma unroll 1
-        for (int turn = 0; turn < (P == SUM ? 2 : 1); turn++) {
-            const TensorMap *ma = turn ? o.a2 : o.a, *mb = turn ? b2 : b;
-            for (int t = 0, tiles = steps<M>(w); t < tiles; t++, ring.advance()) {
-                u64 *full = s.full + ring.stage;
+        for (int t = 0, tiles = length<M>(w); t < tiles; t++, ring.advance()) {
+            u64 *full = s.full + ring.stage;
+            if (CL > 1)
+                barrier_wait_cluster(s.empty + ring.stage, ring.parity ^ 1);
+            else
                 barrier_wait(s.empty + ring.stage, ring.parity ^ 1);
-                barrier_expect(full, STAGE_BYTES);
-                unsigned char *sa = s.stages + ring.stage * STAGE_BYTES, *sb = sa + A_BYTES;
-                int k = w.from + t * TILE_K;
+            barrier_expect(full, STAGE_BYTES);
+            unsigned char *sa = s.stages + ring.stage * STAGE_BYTES, *sb = sa + A_BYTES;
+            int k = w.from + t * TILE_K;
 #pragma unroll
-                for (int i = 0; i < BOXES_M; i++) {
-                    int at = w.above + i * BOX;
-                    tma_load(sa + i * BOX_BYTES, ma, L == TN ? k : at, L == TN ? at : k, full);
-                }
+            for (int i = 0; i < BOXES_M; i++) {
+                if (L == TN)
+                    tma_load(sa + i * BOX_BYTES, a, k, w.row + i * BOX, full);
+                else
+                    tma_load(sa + i * BOX_BYTES, a, w.row + i * BOX, k, full);
+            }
+            // The blocks of a cluster share the columns: each loads a part of b for all.
+            int first = CL > 1 ? cluster_rank() * (BOXES_N / CL) : 0;
 #pragma unroll
-                for (int i = 0; i < BOXES_N; i++) {
-                    bool second = P == BESIDE && i >= BOXES_N / 2;
-                    int at = w.col + (second ? i - BOXES_N / 2 : i) * BOX;
-                    tma_load(sb + i * BOX_BYTES, second ? b2 : mb, L == NT ? at : k, L == NT ? k : at, full);
-                }
+            for (int j = 0; j < BOXES_N / CL; j++) {
+                int i = first + j;
+                int row = L == NT ? w.col + i * BOX : k, col = L == NT ? k : w.col + i * BOX;
+                if (CL > 1)
+                    tma_load_multicast(sb + i * BOX_BYTES, mb, row, col, full, (1 << CL) - 1);
+                else
+                    tma_load(sb + i * BOX_BYTES, mb, row, col, full);
             }
         }
     }
@@ -219,22 +178,26 @@ DEVICE void clear_tail(unsigned char *stage, int live) {
 }
 
 // step starts the products of one stage; first forgets what acc held.
-template <Layout L> DEVICE void step(float (&acc)[TILE_N / 2], unsigned char *stage, int group, bool first) {
-    unsigned char *sa = stage + group * BOX_BYTES, *sb = stage + A_BYTES;
+template <Layout L> DEVICE void step(float (&acc)[OWN][TILE_N / 2], unsigned char *stage, int group, bool first) {
+    unsigned char *sa = stage + group * OWN * BOX_BYTES, *sb = stage + A_BYTES;
     wgmma_fence();
 #pragma unroll
     for (int kk = 0; kk < TILE_K / 16; kk++) {
-        u64 a = L == TN ? operand_across_k(sa + kk * 2048) : operand_along_k(sa + kk * 32);
         u64 b = L == NT ? operand_along_k(sb + kk * 32) : operand_across_k(sb + kk * 2048);
-        wgmma<L == TN, L != NT>(acc, a, b, !first || kk > 0);
+#pragma unroll
+        for (int i = 0; i < OWN; i++) {
+            unsigned char *p = sa + i * BOX_BYTES;
+            u64 a = L == TN ? operand_across_k(p + kk * 2048) : operand_along_k(p + kk * 32);
+            wgmma<L == TN, L != NT>(acc[i], a, b, !first || kk > 0);
+        }
     }
     wgmma_commit();
 }
 
-// multiply computes 64 rows of a tile. It calls early once the first products have been started.
-template <Layout L, Mode M, Pairs P, int STAGES, int STAGING, class Early>
-DEVICE void multiply(float (&acc)[TILE_N / 2], Shared<STAGES, STAGING> s, const Work &w, Ring<STAGES> &ring, int group, Early early) {
-    int lane = threadIdx.x & 31, tiles = steps<M>(w) * (P == SUM ? 2 : 1);
+// multiply computes 64·OWN rows of a tile.
+template <Layout L, Mode M, int CL>
+DEVICE void multiply(float (&acc)[OWN][TILE_N / 2], Shared s, const Work &w, Ring &ring, int group) {
+    int lane = threadIdx.x & 31, tiles = length<M>(w);
     auto ready = [&](int t) {
         barrier_wait(s.full + ring.stage, ring.parity);
         unsigned char *stage = s.stages + ring.stage * STAGE_BYTES;
@@ -242,11 +205,11 @@ DEVICE void multiply(float (&acc)[TILE_N / 2], Shared<STAGES, STAGING> s, const 
         return stage;
     };
     auto release = [&](int stage) {
-        if (lane == 0) barrier_arrive(s.empty + stage);
+        if (CL > 1 && lane < CL) barrier_arrive_at(s.empty + stage, lane);
+        if (CL == 1 && lane == 0) barrier_arrive(s.empty + stage);
     };
     // The first step stands apart because the compiler serialises products whose accumulators enter a loop undefined.
     step<L>(acc, ready(0), group, true);
-    early();
     int last = ring.stage;
     ring.advance();
     for (int t = 1; t < tiles; t++) {
@@ -261,18 +224,15 @@ DEVICE void multiply(float (&acc)[TILE_N / 2], Shared<STAGES, STAGING> s, const 
     release(last);
 }
 
-// box_chunk is where the thread's row of 16 columns of a box starts, for stmatrix and ldmatrix.
-DEVICE unsigned char *box_chunk(unsigned char *box, int j) {
-    int lane = threadIdx.x & 31, row = (threadIdx.x >> 5 & 3) * 16 + (lane & 15);
-    return box + row * 128 + ((j * 2 + (lane >> 4)) ^ (row & 7)) * 16;
-}
-
 // stage_box writes 64 rows of a box of the result, 64 columns of bf16 or 32 of binary32, in the swizzle of the maps.
 DEVICE void stage_box(bf16 *, unsigned char *box, const float *acc) {
+    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5 & 3;
+    int row = warp * 16 + (lane & 15);
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         const float *v = acc + j * 8;
-        stmatrix_x4(box_chunk(box, j), convert_pair(v[0], v[1]), convert_pair(v[2], v[3]), convert_pair(v[4], v[5]), convert_pair(v[6], v[7]));
+        stmatrix_x4(box + row * 128 + ((j * 2 + (lane >> 4)) ^ (row & 7)) * 16, convert_pair(v[0], v[1]), convert_pair(v[2], v[3]),
+                    convert_pair(v[4], v[5]), convert_pair(v[6], v[7]));
     }
 }
 DEVICE void stage_box(float *, unsigned char *box, const float *acc) {
@@ -304,100 +264,112 @@ template <class T> DEVICE void store_rows(T *y, int ldy, int live, int columns, 
     }
 }
 
-DEVICE bool leads() { return (threadIdx.x & 127) == 0; }
-DEVICE void group_barrier(int group) { named_barrier(1 + group, 128); }
-
-// Target is a matrix of results: its map and, for the rows of an expert, the values that it maps.
-template <class T> struct Target {
-    const TensorMap *map;
-    T *values;
-    int n, ld;
-
-    // send stores a box that the warpgroup has written and fenced: rows from row on, of which live exist, columns from col on.
-    // The leader commits it.
-    template <Mode M> DEVICE void send(int row, int live, int col, const unsigned char *box, int flags) const {
-        if (col >= n) return;
-        if (M == ROWS && live < BOX) {
-            store_rows(values + (i64)row * ld + col, ld, live, n - col, box, flags & ADD);
-        } else if (leads() && live > 0) {
-            if (flags & ADD)
-                tma_add(map, row, col, box);
-            else
-                tma_store(map, row, col, box);
+// finish sends a tile's result off. The box that comes next in the ring of STAGING is free when all but the last STAGING − 1
+// stores have been read.
+template <class T, Mode M>
+DEVICE void finish(float (&acc)[OWN][TILE_N / 2], Shared s, const Work &w, const TensorMap *y, T *values, int n, int ldy, int flags,
+                   int group) {
+    constexpr int WIDTH = 128 / sizeof(T), PARTS = TILE_N / WIDTH;
+    static_assert(PARTS % STAGING == 0, "a tile is a whole number of rounds of the staging boxes");
+    bool leader = (threadIdx.x & 127) == 0;
+#pragma unroll
+    for (int i = 0; i < OWN; i++)
+#pragma unroll
+        for (int p = 0; p < PARTS; p++) {
+            unsigned char *box = s.staging + (group * STAGING + p % STAGING) * BOX_BYTES;
+            int above = (group * OWN + i) * BOX, col = w.col + p * WIDTH;
+            if (leader) bulk_wait_read<STAGING - 1>();
+            named_barrier(1 + group, 128);
+            stage_box((T *)0, box, acc[i] + p * WIDTH / 2);
+            async_fence();
+            named_barrier(1 + group, 128);
+            if (M == ROWS && w.live - above < BOX) {
+                if (col < n)
+                    store_rows(values + (i64)(w.row + above) * ldy + col, ldy, w.live - above, n - col, box, flags & ADD);
+            } else if (leader && col < n) {
+                if (flags & ADD)
+                    tma_add(y, w.row + above, col, box);
+                else
+                    tma_store(y, w.row + above, col, box);
+            }
+            if (leader) bulk_commit();
         }
-    }
-};
-
-// put stages a box and sends it off, by turns through the two boxes: the one that comes next is free when all stores but the last
-// have been read.
-template <Mode M, class T>
-DEVICE void put(const float *acc, unsigned char *boxes, int turn, const Target<T> &y, const Work &w, int col, int flags, int group) {
-    unsigned char *box = boxes + (turn & 1) * BOX_BYTES;
-    if (leads()) bulk_wait_read<1>();
-    group_barrier(group);
-    stage_box((T *)0, box, acc);
-    async_fence();
-    group_barrier(group);
-    y.template send<M>(w.row + group * BOX, w.live - group * BOX, col, box, flags);
-    if (leads()) bulk_commit();
 }
 
-template <class T, Layout L, Mode M, Pairs P>
-DEVICE void gemm(unsigned char *memory, Operands o, Target<T> y, const int *offsets, const int *list, int count, int m, int n, int k,
-                 int flags) {
-    constexpr int STAGES = 4, WIDTH = 128 / sizeof(T);
+template <class T, Layout L, Mode M, int CL>
+DEVICE void gemm(unsigned char *memory, const TensorMap *a, const TensorMap *b, const TensorMap *y, T *values, const int *offsets,
+                 const int *list, int count, int m, int n, int k, int ldy, int flags) {
+    Shared s(memory);
     int group = threadIdx.x / 128;
-    Shared<STAGES, 2> s(memory, group);
-    if (threadIdx.x == 0) s.init();
-    __syncthreads();
-    Walk<M, TILE_N> walk(m, n, k, offsets, list, count);
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < STAGES; i++) {
+            barrier_init(s.full + i, 1);
+            barrier_init(s.empty + i, CONSUMERS / 32 * CL);
+        }
+        barrier_init_fence();
+    }
+    if (CL > 1)
+        cluster_sync();
+    else
+        __syncthreads();
+
+    Walk<M, CL> walk(m, n, k, offsets, list, count);
     if (group == 2) {
         registers_less<40>();
-        if (threadIdx.x == 256) produce<L, M, P>(s, walk, o, flags);
+        if (threadIdx.x == 256) produce<L, M, CL>(s, walk, a, b, flags);
     } else {
         registers_more<232>();
-        float acc[TILE_N / 2];
-        Ring<STAGES> ring;
+        float acc[OWN][TILE_N / 2];
+        Ring ring;
         Work w;
-        const TensorMap *maps = y.map;
         int known = -1;
         while (walk.next(w)) {
             if (skip<M>(w, flags)) continue;
+            const TensorMap *my = M == REDUCE ? y + w.matrix : y;
             if (M == REDUCE && known != w.matrix) {
-                y.map = maps + w.matrix;
-                tma_acquire_map(y.map);
+                tma_acquire_map(my);
                 known = w.matrix;
             }
-            multiply<L, M, P>(acc, s, w, ring, group, [] {});
-#pragma unroll
-            for (int p = 0; p < TILE_N / WIDTH; p++) put<M>(acc + p * WIDTH / 2, s.boxes, p, y, w, w.col + p * WIDTH, flags, group);
+            multiply<L, M, CL>(acc, s, w, ring, group);
+            finish<T, M>(acc, s, w, my, values, n, ldy, flags, group);
         }
         bulk_wait_read<0>();
     }
+    // A block must not end while another of its cluster may still write to its shared memory.
+    if (CL > 1) {
+        __syncwarp();
+        cluster_sync();
+    }
 }
 
-#define MAP const __grid_constant__ TensorMap
-#define KERNEL(name) extern "C" __global__ void KERNEL_BOUNDS(THREADS, 1) gemm_##name
+#if CLUSTER > 1
+#define CLUSTERED __cluster_dims__(CLUSTER, 1, 1)
+#else
+#define CLUSTERED
+#endif
 
-#define GEMM(name, L, T)                                                                       \
-    KERNEL(name)(MAP a, MAP b, MAP y, int m, int n, int k, int flags) {                        \
-        DYNAMIC_SHARED(shared);                                                                \
-        gemm<T, L, DENSE, ONE>(shared, {&a, &b, &a, &b}, {&y, 0, n, 0}, 0, 0, 1, m, n, k, flags); \
+#define GEMM(name, L, T)                                                                                                       \
+    extern "C" __global__ void CLUSTERED KERNEL_BOUNDS(THREADS, 1)                                                             \
+        gemm_##name(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b,                                  \
+                    const __grid_constant__ TensorMap y, int m, int n, int k, int flags) {                                     \
+        DYNAMIC_SHARED(shared);                                                                                                \
+        gemm<T, L, DENSE, CLUSTER>(shared, &a, &b, &y, 0, 0, 0, 0, m, n, k, 0, flags);                                         \
     }
-#define GEMM_PARTS(name, L)                                                                         \
-    KERNEL(name)(MAP a, MAP b, MAP y, int m, int n, int k, int parts) {                             \
-        DYNAMIC_SHARED(shared);                                                                     \
-        gemm<float, L, PARTS, ONE>(shared, {&a, &b, &a, &b}, {&y, 0, n, 0}, 0, 0, parts, m, n, k, 0); \
+
+#define GROUPED(name, L, T)                                                                                                    \
+    extern "C" __global__ void KERNEL_BOUNDS(THREADS, 1)                                                                       \
+        gemm_##name(const __grid_constant__ TensorMap a, const TensorMap *b, const __grid_constant__ TensorMap y, T *values,   \
+                    const int *offsets, int experts, int n, int k, int ldy, int flags) {                                       \
+        DYNAMIC_SHARED(shared);                                                                                                \
+        gemm<T, L, ROWS, 1>(shared, &a, b, &y, values, offsets, 0, experts, 0, n, k, ldy, flags);                              \
     }
-#define GROUPED(name, L, T)                                                                                               \
-    KERNEL(name)(MAP a, const TensorMap *b, MAP y, T *values, const int *offsets, int experts, int n, int k, int ldy, int flags) { \
-        DYNAMIC_SHARED(shared);                                                                                           \
-        gemm<T, L, ROWS, ONE>(shared, {&a, b, &a, b}, {&y, values, n, ldy}, offsets, 0, experts, 0, n, k, flags);         \
-    }
-#define GROUPED_TN(name, T)                                                                                               \
-    KERNEL(name)(MAP a, MAP b, const TensorMap *y, const int *offsets, const int *list, int count, int m, int n, int flags) { \
-        DYNAMIC_SHARED(shared);                                                                                           \
-        gemm<T, TN, REDUCE, ONE>(shared, {&a, &b, &a, &b}, {y, 0, n, 0}, offsets, list, count, m, n, 0, flags);           \
+
+#define GROUPED_TN(name, T)                                                                                                    \
+    extern "C" __global__ void KERNEL_BOUNDS(THREADS, 1)                                                                       \
+        gemm_##name(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, const TensorMap *y,              \
+                    const int *offsets, const int *list, int count, int m, int n, int flags) {                                 \
+        DYNAMIC_SHARED(shared);                                                                                                \
+        gemm<T, TN, REDUCE, 1>(shared, &a, &b, y, 0, offsets, list, count, m, n, 0, 0, flags);                                 \
     }
 
 GEMM(nt_bf16_sm90, NT, bf16)
@@ -406,174 +378,9 @@ GEMM(nn_bf16_sm90, NN, bf16)
 GEMM(nn_f32_sm90, NN, float)
 GEMM(tn_bf16_sm90, TN, bf16)
 GEMM(tn_f32_sm90, TN, float)
-GEMM_PARTS(nt_parts_sm90, NT)
-GEMM_PARTS(nn_parts_sm90, NN)
-GEMM_PARTS(tn_parts_sm90, TN)
 GROUPED(nt_grouped_bf16_sm90, NT, bf16)
 GROUPED(nt_grouped_f32_sm90, NT, float)
 GROUPED(nn_grouped_bf16_sm90, NN, bf16)
 GROUPED(nn_grouped_f32_sm90, NN, float)
 GROUPED_TN(tn_grouped_bf16_sm90, bf16)
 GROUPED_TN(tn_grouped_f32_sm90, float)
-
-KERNEL(nn_grouped_sum_sm90)
-(MAP a, const TensorMap *b, MAP a2, const TensorMap *b2, MAP y, bf16 *values, const int *offsets, int experts, int n, int k, int ldy) {
-    DYNAMIC_SHARED(shared);
-    gemm<bf16, NN, ROWS, SUM>(shared, {&a, b, &a2, b2}, {&y, values, n, ldy}, offsets, 0, experts, 0, n, k, 0);
-}
-
-// ---- the gate and the way up at once: the left half of a tile is g, the right half u of the same columns.
-
-KERNEL(nt_grouped_swiglu_sm90)
-(MAP x, const TensorMap *gate, const TensorMap *up, MAP g, MAP u, MAP a, bf16 *gs, bf16 *us, bf16 *as, const int *offsets, int experts,
- int n, int k, int ld, int keep) {
-    DYNAMIC_SHARED(shared);
-    constexpr int STAGES = 4, HALF = TILE_N / 2;
-    int group = threadIdx.x / 128;
-    Shared<STAGES, 2> s(shared, group);
-    if (threadIdx.x == 0) s.init();
-    __syncthreads();
-    Walk<ROWS, HALF> walk(0, n, k, offsets, 0, experts);
-    if (group == 2) {
-        registers_less<40>();
-        if (threadIdx.x == 256) produce<NT, ROWS, BESIDE>(s, walk, Operands{&x, gate, &x, up}, 0);
-    } else {
-        registers_more<232>();
-        float acc[TILE_N / 2];
-        Target<bf16> yg{&g, gs, n, ld}, yu{&u, us, n, ld}, ya{&a, as, n, ld};
-        Ring<STAGES> ring;
-        Work w;
-        while (walk.next(w)) {
-            multiply<NT, ROWS, BESIDE>(acc, s, w, ring, group, [] {});
-#pragma unroll
-            for (int p = 0; p < HALF / BOX; p++) {
-                float *vg = acc + p * BOX / 2, *vu = vg + HALF / 2;
-                int col = w.col + p * BOX;
-                if (keep) {
-                    put<ROWS>(vg, s.boxes, p * 3, yg, w, col, 0, group);
-                    put<ROWS>(vu, s.boxes, p * 3 + 1, yu, w, col, 0, group);
-                }
-#pragma unroll
-                for (int i = 0; i < BOX / 2; i++) vu[i] *= vg[i] * fast_sigmoid(vg[i]);
-                put<ROWS>(vu, s.boxes, keep ? p * 3 + 2 : p, ya, w, col, 0, group);
-            }
-        }
-        bulk_wait_read<0>();
-    }
-}
-
-// ---- the gradient of what came down, turned into those of g and u where these lie. Of its five boxes a warpgroup has two pairs
-// for g and u, loaded ahead and stored when they have become gradients, and one for wa.
-
-extern "C" __global__ void KERNEL_BOUNDS(THREADS, 1)
-    gemm_nn_grouped_swiglu_grad_sm90(MAP dy, const TensorMap *down, MAP g, MAP u, MAP wa, bf16 *gs, bf16 *us, bf16 *was, float *dots,
-                                     const float *weight, const int *source, const int *wanted, const int *offsets, int experts, int n,
-                                     int k, int ld) {
-    DYNAMIC_SHARED(shared);
-    constexpr int STAGES = 3, PARTS_N = TILE_N / BOX;
-    int group = threadIdx.x / 128;
-    Shared<STAGES, 5> s(shared, group);
-    if (threadIdx.x == 0) s.init();
-    __syncthreads();
-    Walk<ROWS, TILE_N> walk(0, n, k, offsets, 0, experts);
-    if (group == 2) {
-        registers_less<40>();
-        if (threadIdx.x == 256) produce<NN, ROWS, ONE>(s, walk, Operands{&dy, down, &dy, down}, 0);
-    } else {
-        registers_more<232>();
-        float acc[TILE_N / 2];
-        Target<bf16> yg{&g, gs, n, ld}, yu{&u, us, n, ld}, ya{&wa, was, n, ld};
-        Ring<STAGES> ring;
-        Work w;
-        int own = (threadIdx.x >> 5 & 3) * 16 + (threadIdx.x & 31) / 4; // the upper of the thread's rows
-        while (walk.next(w)) {
-            int first = w.row + group * BOX, live = w.live - group * BOX;
-            bool wants = was && (!wanted || wanted[w.matrix]);
-            float omega[2], dot[2] = {};
-#pragma unroll
-            for (int h = 0; h < 2; h++) omega[h] = own + h * 8 < live ? weight[source[first + own + h * 8]] : 0.0f;
-            auto fetch = [&](int p) {
-                unsigned char *pair = s.boxes + (p & 1) * 2 * BOX_BYTES;
-                u64 *bar = s.inputs + (p & 1);
-                barrier_expect(bar, 2 * BOX_BYTES);
-                tma_load(pair, &g, first, w.col + p * BOX, bar);
-                tma_load(pair + BOX_BYTES, &u, first, w.col + p * BOX, bar);
-            };
-            multiply<NN, ROWS, ONE>(acc, s, w, ring, group, [&] {
-                group_barrier(group); // nobody reads boxes of the tile before
-                if (leads()) {
-                    bulk_wait_read<0>();
-                    fetch(0);
-                    fetch(1);
-                }
-                __syncwarp();
-            });
-#pragma unroll
-            for (int p = 0; p < PARTS_N; p++) {
-                unsigned char *bg = s.boxes + (p & 1) * 2 * BOX_BYTES, *bu = bg + BOX_BYTES, *ba = s.boxes + 4 * BOX_BYTES;
-                if (p > 0) {
-                    group_barrier(group);
-                    if (leads()) {
-                        bulk_wait_read<0>();
-                        if (p + 1 < PARTS_N) fetch(p + 1);
-                    }
-                    __syncwarp();
-                }
-                barrier_wait(s.inputs + (p & 1), p >> 1);
-                u32 kept[4][4];
-#pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    u32 rg[4], ru[4];
-                    ldmatrix_x4(rg, box_chunk(bg, j));
-                    ldmatrix_x4(ru, box_chunk(bu, j));
-#pragma unroll
-                    for (int i = 0; i < 4; i++) {
-                        float x[2], y[2] = {low_bf16(rg[i]), high_bf16(rg[i])}, z[2] = {low_bf16(ru[i]), high_bf16(ru[i])};
-#pragma unroll
-                        for (int h = 0; h < 2; h++) {
-                            float da = acc[p * BOX / 2 + j * 8 + i * 2 + h];
-                            float sig = fast_sigmoid(y[h]), silu = y[h] * sig, a = silu * z[h], grad = da * omega[i & 1];
-                            dot[i & 1] = fmaf(da, a, dot[i & 1]);
-                            x[h] = a * omega[i & 1];
-                            y[h] = grad * z[h] * fmaf(silu, 1.0f - sig, sig);
-                            z[h] = grad * silu;
-                        }
-                        kept[j][i] = convert_pair(x[0], x[1]);
-                        rg[i] = convert_pair(y[0], y[1]);
-                        ru[i] = convert_pair(z[0], z[1]);
-                    }
-                    stmatrix_x4(box_chunk(bg, j), rg[0], rg[1], rg[2], rg[3]);
-                    stmatrix_x4(box_chunk(bu, j), ru[0], ru[1], ru[2], ru[3]);
-                }
-                if (wants) {
-                    group_barrier(group); // the leader has seen that the box is free
-#pragma unroll
-                    for (int j = 0; j < 4; j++) stmatrix_x4(box_chunk(ba, j), kept[j][0], kept[j][1], kept[j][2], kept[j][3]);
-                }
-                async_fence();
-                group_barrier(group);
-                int col = w.col + p * BOX;
-                yg.send<ROWS>(first, live, col, bg, 0);
-                yu.send<ROWS>(first, live, col, bu, 0);
-                if (wants) ya.send<ROWS>(first, live, col, ba, 0);
-                if (leads()) bulk_commit();
-            }
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                dot[h] += __shfl_xor_sync(FULL_WARP, dot[h], 1);
-                dot[h] += __shfl_xor_sync(FULL_WARP, dot[h], 2);
-                if ((threadIdx.x & 3) == 0 && own + h * 8 < live)
-                    dots[(i64)(first + own + h * 8) * ceil_div(n, TILE_N) + w.col / TILE_N] = dot[h];
-            }
-        }
-        bulk_wait_read<0>();
-    }
-}
-
-extern "C" __global__ void KERNEL_BOUNDS(256, 4) gemm_row_dots(float *dw, const float *dots, const int *source, int rows, int parts) {
-    int row = blockIdx.x * 256 + threadIdx.x;
-    if (row >= rows) return;
-    float sum = 0.0f;
-    for (int i = 0; i < parts; i++) sum += dots[(i64)row * parts + i];
-    dw[source[row]] = sum;
-}

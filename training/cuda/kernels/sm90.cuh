@@ -1,4 +1,4 @@
-// Instructions of sm_90a: the copy engine (TMA), its barriers, and matrix products of warpgroups.
+// Instructions of sm_90a: the copy engine (TMA), its barriers, clusters, and matrix products of warpgroups.
 //
 // Only files named *_sm90.cu include it. There is no emulation of it; what these kernels compute is also computed by kernels
 // for sm_80, which have one.
@@ -20,7 +20,8 @@ constexpr int BOX = 64, BOX_BYTES = BOX * 128;
 DEVICE void barrier_init(u64 *bar, int arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(shared_address(bar)), "r"(arrivals) : "memory");
 }
-// barrier_init_fence makes initialised barriers visible to the copy engine; a barrier of the threads must follow.
+// barrier_init_fence makes initialised barriers visible to the cluster and to the copy engine; a barrier of the threads must
+// follow.
 DEVICE void barrier_init_fence() { asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory"); }
 
 // barrier_expect arrives and announces bytes that the copy engine will add.
@@ -30,6 +31,14 @@ DEVICE void barrier_expect(u64 *bar, int bytes) {
 }
 DEVICE void barrier_arrive(u64 *bar) {
     asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];\n" ::"r"(shared_address(bar)) : "memory");
+}
+// barrier_arrive_at arrives at the same barrier of the block with this rank in the cluster.
+DEVICE void barrier_arrive_at(u64 *bar, int rank) {
+    asm volatile("{\n.reg .b32 remote;\n"
+                 "mapa.shared::cluster.u32 remote, %0, %1;\n"
+                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}\n" ::"r"(shared_address(bar)),
+                 "r"(rank)
+                 : "memory");
 }
 // barrier_wait waits for the end of the phase with this parity. The phase before the first counts as one of parity 1.
 DEVICE void barrier_wait(u64 *bar, int parity) {
@@ -42,10 +51,24 @@ DEVICE void barrier_wait(u64 *bar, int parity) {
                  "r"(parity)
                  : "memory");
 }
+// barrier_wait_cluster is barrier_wait where other blocks of the cluster arrive too.
+DEVICE void barrier_wait_cluster(u64 *bar, int parity) {
+    asm volatile("{\n.reg .pred done;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+                 "@done bra over;\n"
+                 "bra again;\n"
+                 "over:\n}\n" ::"r"(shared_address(bar)),
+                 "r"(parity)
+                 : "memory");
+}
+
 // named_barrier is __syncthreads for the threads that name it; id 0 is __syncthreads itself.
 DEVICE void named_barrier(int id, int threads) { asm volatile("bar.sync %0, %1;\n" ::"r"(id), "r"(threads) : "memory"); }
 
 // ---- the copy engine
+
+DEVICE void tma_prefetch_map(const TensorMap *map) { asm volatile("prefetch.tensormap [%0];\n" ::"l"(map) : "memory"); }
 
 // tma_acquire_map must precede the use of a map that lies in global memory and may have been written since its last use.
 DEVICE void tma_acquire_map(const TensorMap *map) {
@@ -57,6 +80,13 @@ DEVICE void tma_load(void *smem, const TensorMap *map, int row, int col, u64 *ba
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];\n" ::"r"(
                      shared_address(smem)),
                  "l"(map), "r"(col), "r"(row), "r"(shared_address(bar))
+                 : "memory");
+}
+// tma_load_multicast does it in every block of the cluster whose bit is in mask, at the same addresses of each.
+DEVICE void tma_load_multicast(void *smem, const TensorMap *map, int row, int col, u64 *bar, u16 mask) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+                 "[%1, {%2, %3}], [%4], %5;\n" ::"r"(shared_address(smem)),
+                 "l"(map), "r"(col), "r"(row), "r"(shared_address(bar)), "h"(mask)
                  : "memory");
 }
 // tma_store copies a box out of shared memory, less what lies out of bounds. Stores form groups as cp.async does.
@@ -89,6 +119,17 @@ DEVICE u32 convert_pair(float lo, float hi) {
     u32 r;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(r) : "f"(hi), "f"(lo));
     return r;
+}
+
+// ---- clusters
+
+DEVICE int cluster_rank() {
+    u32 r;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;\n" : "=r"(r));
+    return (int)r;
+}
+DEVICE void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;\n" ::: "memory");
 }
 
 // ---- matrix products of warpgroups
