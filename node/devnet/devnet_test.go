@@ -36,8 +36,7 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// script runs one script. They run one after the other: a network that has to share its processors with many misses
-// deadlines.
+// script runs one script. They run one after the other: a network that has to share its processors misses deadlines.
 func script(t *testing.T, name string) {
 	if testing.Short() {
 		t.Skip("a network takes some twenty seconds per cycle")
@@ -66,9 +65,7 @@ func script(t *testing.T, name string) {
 	})
 }
 
-func TestHonest(t *testing.T)  { script(t, "honest") }
-func TestFaults(t *testing.T)  { script(t, "faults") }
-func TestAlone(t *testing.T)   { script(t, "alone") }
+func TestNetwork(t *testing.T) { script(t, "network") }
 func TestRefuses(t *testing.T) { script(t, "refuses") }
 
 // read decodes a --json result.
