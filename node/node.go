@@ -15,6 +15,7 @@ import (
 	"github.com/blockzero-net/bzd/consensus/runner"
 	"github.com/blockzero-net/bzd/content/blockstore"
 	"github.com/blockzero-net/bzd/content/exchange"
+	"github.com/blockzero-net/bzd/content/gateway"
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/node/local"
 	"github.com/blockzero-net/bzd/p2p"
@@ -53,9 +54,9 @@ type Node struct {
 	custody    *custody          // of the current cycle, nil on a node that does not validate
 	current    []*agreementRun   // that take messages
 	early      [][]byte          // messages for an instance that has not begun here
-	gateway    string
-	candidates []*local.Phi // checkpoints computed here in the current cycle
-	moments    *optim.State // of the optimizer after the last cycle; nil before it is read
+	gateway    string            // its address
+	candidates []*local.Phi      // checkpoints computed here in the current cycle
+	moments    *optim.State      // of the optimizer after the last cycle; nil before it is read
 
 	sent    map[protocol.Hash]bool // messages of the agreement that this node sent in the current cycle, by their hash
 	telling map[peer.ID]int        // repetitions under way
@@ -65,7 +66,8 @@ type Node struct {
 	entered uint64                // the cycle that snapshot starts
 	last    *protocol.Certificate // of the merge that made phi; nil while phi is genesis's
 
-	running    context.Context // of Run: what goes on behind a cycle ends with it
+	shown      *gateway.Catalogue // what the gateway serves; nil without one
+	running    context.Context    // of Run: what goes on behind a cycle ends with it
 	background sync.WaitGroup
 }
 

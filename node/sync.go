@@ -55,7 +55,7 @@ func (n *Node) Start(ctx context.Context) error {
 	}
 	n.showHead()
 	if n.cfg.Gateway != "" {
-		if err := n.serveGateway(); err != nil {
+		if err := n.serveGateway(ctx); err != nil {
 			return err
 		}
 	}
@@ -344,6 +344,7 @@ func (n *Node) adopt(ctx context.Context, p *past, c protocol.Certificate) error
 		return err
 	}
 	n.parent, n.phiCycle, n.last = c.Decision(), c.Cycle+1, &c
+	n.showDecision(ctx, c)
 	return nil
 }
 
