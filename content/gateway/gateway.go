@@ -111,7 +111,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	if h.here != nil && r.Method != http.MethodOptions {
+	if h.here != nil && r.Method != http.MethodOptions && r.Header.Get("Cache-Control") != "only-if-cached" {
 		// Boxo would begin a CAR of what it then does not find.
 		first, _, _ := strings.Cut(rest, "/")
 		if root, err := cid.Decode(first); err == nil {

@@ -308,6 +308,10 @@ func TestRefuses(t *testing.T) {
 			t.Errorf("%s %s: %s %q, want %d", test.method, test.path, resp.Status, body, test.want)
 		}
 	}
+	missing := url + "/ipfs/" + blockstoretest.Block(1, 10).Cid().String()
+	if resp, _ := fetch(t, "HEAD", missing, "Cache-Control", "only-if-cached"); resp.StatusCode != 412 {
+		t.Errorf("only if cached: %s", resp.Status)
+	}
 	// The Host header means nothing.
 	req, err := http.NewRequestWithContext(t.Context(), "GET", url+"/config.json", nil)
 	must(t, err)
