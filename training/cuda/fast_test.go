@@ -13,9 +13,16 @@ import (
 const bfloat16 = 0.03
 
 func TestFast(t *testing.T) {
-	b, err := cuda.New(emu.Test(t, emu.Config{}), cuda.Options{Mode: cuda.Fast})
-	if err != nil {
-		t.Fatal(err)
+	for name, c := range map[string]emu.Config{
+		"": {}, "9.0": {Major: 9}, "9.0 reverse": {Major: 9, Reverse: true}, "9.0 prompt": {Major: 9, Prompt: true},
+		"9.0 reverse prompt": {Major: 9, Reverse: true, Prompt: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, err := cuda.New(emu.Test(t, c), cuda.Options{Mode: cuda.Fast, Untried: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			backendtest.RunAll(t, b, backendtest.Options{Tolerance: bfloat16})
+		})
 	}
-	backendtest.RunAll(t, b, backendtest.Options{Tolerance: bfloat16})
 }
