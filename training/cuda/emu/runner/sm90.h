@@ -197,8 +197,13 @@ static void land(const Load &l) {
         for (int r = 0; r < (int)l.map.box_rows; r++)
             for (int c = 0; c < 8; c++) {
                 unsigned char *to = l.to + r * 128 + (c ^ (r & 7)) * 16;
+                long long row = (long long)l.row + r, col = (long long)l.col + c * each;
+                if (l.map.at(row, col) && l.map.at(row, col + each - 1)) {
+                    memcpy(to, l.map.at(row, col), 16);
+                    continue;
+                }
                 for (int i = 0; i < each; i++) {
-                    const unsigned char *from = l.map.at((long long)l.row + r, (long long)l.col + c * each + i);
+                    const unsigned char *from = l.map.at(row, col + i);
                     if (from)
                         memcpy(to + i * l.map.bytes, from, l.map.bytes);
                     else
@@ -325,6 +330,8 @@ static void finish_store(Warp &w) {
 
 // ---- products of warpgroups. Each warp has its 16 rows of them to itself.
 
+static const u64 poisons = (u64)poison << 32 | poison;
+
 struct Result { // a warp's part of an accumulator with products under way
     float *lanes[32];
     int length, uses;
@@ -348,9 +355,14 @@ struct Products { // of a warp
 };
 static Products products[max_warps];
 
+// each_value calls f for the registers of a result and their values, two at a time: they lie side by side in both.
 template <class F> static void each_value(Result &d, F f) {
     for (int l = 0; l < 32; l++)
-        for (int i = 0; i < d.length; i++) f(d.lanes[l][i], d.values[l / 4 + i / 2 % 2 * 8][i / 4 * 8 + l % 4 * 2 + i % 2]);
+        for (int i = 0; i < d.length; i += 4) {
+            float *values = &d.values[l / 4][i * 2 + l % 4 * 2];
+            f(d.lanes[l] + i, values);
+            f(d.lanes[l] + i + 2, values + 8 * 256);
+        }
 }
 
 // Operand reads matrices in shared memory the way a descriptor says.
@@ -379,6 +391,8 @@ struct Operand {
         eight(line, mn / 64 * leading + mn % 64 * 2 + k / 8 * stride + k % 8 * 128, to);
     }
 };
+
+typedef float Sixteen __attribute__((vector_size(64)));
 
 static void multiply_now(const Started &s, int w) {
     alignas(64) static float a[16][16], b[16][256];
@@ -410,18 +424,18 @@ static void multiply_now(const Started &s, int w) {
     }
     for (int k = 0; s.f.trans_b && k < 16; k++)
         for (int j = 0; j < n; j += 8) o.across(s.line, j, k, b[k] + j);
-    for (int i = 0; i < 16; i++)
-        for (int j = 0; j < n; j += 32) {
-            float sum[32], *d = s.d->values[i] + j;
-            for (int x = 0; x < 32; x++) sum[x] = s.f.add ? d[x] : 0.0f;
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < n; j += 16) {
+            Sixteen sum[4] = {};
+            for (int r = 0; s.f.add && r < 4; r++) sum[r] = *(Sixteen *)&s.d->values[i + r][j];
             for (int k = 0; k < 16; k++)
-                for (int x = 0; x < 32; x++) sum[x] += a[i][k] * b[k][j + x];
-            memcpy(d, sum, sizeof sum);
+                for (int r = 0; r < 4; r++) sum[r] += a[i + r][k] * *(Sixteen *)&b[k][j];
+            for (int r = 0; r < 4; r++) *(Sixteen *)&s.d->values[i + r][j] = sum[r];
         }
 }
 
 static void deliver(Products &p, Result *d) {
-    each_value(*d, [](float &register_, float &value) { register_ = value; });
+    each_value(*d, [](float *registers, float *values) { memcpy(registers, values, 8); });
     for (size_t i = 0; i < p.results.size(); i++)
         if (p.results[i].get() == d) {
             p.results.erase(p.results.begin() + i);
@@ -466,7 +480,7 @@ static void start_product(Warp &w, int line) {
         s.d = p.results.back().get();
         s.d->length = s.f.length, s.d->uses = 0;
         for (int l = 0; l < 32; l++) s.d->lanes[l] = given(l).d;
-        each_value(*s.d, [](float &register_, float &value) { value = register_, memcpy(&register_, &poison, 4); });
+        each_value(*s.d, [](float *registers, float *values) { memcpy(values, registers, 8), memcpy(registers, &poisons, 8); });
     }
     if (s.d->length != s.f.length) fail("line %d: results of different lengths in the same registers", line);
     if (prompt) {
@@ -492,8 +506,8 @@ static void finish_group(int w) {
     for (const Started &s : group) multiply_now(s, w);
     for (const Started &s : group) {
         if (--s.d->uses) continue;
-        each_value(*s.d, [&](float &register_, float &) {
-            if (memcmp(&register_, &poison, 4)) fail("line %d: the result of a product is written while it is under way", s.line);
+        each_value(*s.d, [&](float *registers, float *) {
+            if (memcmp(registers, &poisons, 8)) fail("line %d: the result of a product is written while it is under way", s.line);
         });
         deliver(p, s.d);
     }
