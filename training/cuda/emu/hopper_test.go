@@ -42,9 +42,9 @@ var faults = []struct{ name, says string }{
 	{"no commit", "ends without a commit of its store"},
 	{"map not acquired", "has not acquired the tensor map"},
 	{"too few bytes", ""},
-	{"too many bytes", "wait at barrier (full + t % 2, t / 2 % 2)"},
+	{"too many bytes", "wait at barrier (full + t % 2, "},
 	{"too many arrivals", "deadlock"},
-	{"an arrival lacks", "wait at barrier (empty + t % 2, t / 2 % 2 ^ 1)"},
+	{"an arrival lacks", "wait at barrier (empty + t % 2, "},
 	{"wrong leading offset", ""},
 	{"wrong stride", ""},
 	{"wrong swizzle", "is not of 128-byte swizzle"},
@@ -55,6 +55,9 @@ var faults = []struct{ name, says string }{
 	{"result touched", "is written while it is under way"},
 	{"box touched", "is written while it is under way"},
 	{"barrier overwritten", "it was overwritten"},
+	{"wrong phase of what is full", ""},
+	{"wrong phase of what is empty", "wait at barrier (empty + t % 2, "},
+	{"operand outside", "outside of dynamic shared memory"},
 }
 
 func TestHopperFaults(t *testing.T) {

@@ -27,6 +27,9 @@ enum Fault {
     TOUCHED_RESULT,
     TOUCHED_BOX,
     BARRIER_OVERWRITTEN,
+    WRONG_FULL_PHASE,
+    WRONG_EMPTY_PHASE,
+    OPERAND_OUTSIDE,
 };
 
 // test_product sets y = a·b for a [64, 64·steps], b [64·steps, 128] and y [128, 128] in bfloat16, in both halves of the rows
@@ -57,7 +60,7 @@ extern "C" __global__ void KERNEL_BOUNDS(384, 1)
         for (int t = 0; t < steps; t++) {
             u64 *bar = full + t % 2;
             unsigned char *stage = shared + t % 2 * STAGE;
-            barrier_wait(empty + t % 2, t / 2 % 2 ^ 1);
+            barrier_wait(empty + t % 2, t / 2 % 2 ^ (fault != WRONG_EMPTY_PHASE));
             barrier_expect(bar, fault == FEW_BYTES ? STAGE - BOX_BYTES : fault == MANY_BYTES ? STAGE + 16 : STAGE);
             tma_load(stage + (fault == UNALIGNED_BOX ? 512 : 0), &a, 0, t * 64, bar);
             if (fault == TOUCHED_BOX && t == 1) store_uint4(stage + 64, make_uint4(1, 2, 3, 4));
@@ -71,12 +74,13 @@ extern "C" __global__ void KERNEL_BOUNDS(384, 1)
     float d[64];
     for (int t = 0; t < steps; t++) {
         unsigned char *stage = shared + t % 2 * STAGE;
-        if (fault != NO_FULL_WAIT || t != steps - 1) barrier_wait(full + t % 2, t / 2 % 2);
+        if (fault != NO_FULL_WAIT || t != steps - 1) barrier_wait(full + t % 2, t / 2 % 2 ^ (fault == WRONG_FULL_PHASE));
         if (fault != NO_PRODUCT_FENCE) wgmma_fence();
         for (int k = 0; k < 4; k++) {
             u64 across = operand_across_k(stage + BOX_BYTES + k * 2048);
             if (fault == WRONG_LEADING) across ^= (u64)1 << 20;
             if (fault == WRONG_STRIDE) across ^= (u64)3 << 38;
+            if (fault == OPERAND_OUTSIDE) across += 8 * BOX_BYTES >> 4;
             if (fault == WRONG_SWIZZLE) across ^= (u64)3 << 62;
             if (fault != ONE_WARP_LESS || warp != 2 || t) wgmma<0, 1>(d, operand_along_k(stage + k * 32), across, t > 0 || k > 0);
         }
