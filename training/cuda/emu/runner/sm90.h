@@ -553,10 +553,16 @@ static bool later() {
         wake(t >> 5, 1u << (t & 31));
         return true;
     }
-    while (!loads.empty() && !ready_warps) {
-        auto at = reverse ? loads.end() - 1 : loads.begin();
+    // Only what somebody waits for: a load whose barrier is forgotten never shows.
+    for (int i = 0, n = (int)loads.size(); i < n && !ready_warps;) {
+        auto at = loads.begin() + order(i, n);
+        Barrier *b = known(at->bar);
+        if (b && b->waiting.empty()) {
+            i++;
+            continue;
+        }
         Load l = *at;
-        loads.erase(at);
+        loads.erase(at), n--;
         set_current(l.thread);
         land(l);
     }
