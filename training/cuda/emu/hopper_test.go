@@ -135,7 +135,7 @@ func (g gemmBench) device(maps []cuda.TensorMap) cuda.Ptr {
 // TestHopperGemm checks every product, and that nothing around results is written. Blocks are fewer than tiles.
 func TestHopperGemm(t *testing.T) {
 	for _, c := range hopperOrders {
-		if os.Getenv("BZD_EMULATE") != "all" && c.Reverse != c.Prompt {
+		if os.Getenv("BZD_EMULATE") != "all" && c.Reverse == c.Prompt {
 			continue
 		}
 		b := start(t, c)
@@ -196,7 +196,7 @@ func TestHopperGemmGrouped(t *testing.T) {
 	}
 	rows := int(offsets[len(sizes)])
 	for _, c := range hopperOrders {
-		if os.Getenv("BZD_EMULATE") != "all" && c.Reverse != c.Prompt {
+		if os.Getenv("BZD_EMULATE") != "all" && c.Reverse == c.Prompt {
 			continue
 		}
 		b := start(t, c)

@@ -2,8 +2,8 @@
 //
 // What the copy engine and the tensor cores do happens as late as it may: when every thread of the block waits for something, and
 // only as far as somebody waits for it. Products come first then, those of one warp at a time, then stores, then loads, the
-// oldest one first or, with Config.Reverse, the youngest. Until then the registers of a result and the target of a load hold
-// NaNs, and operands and what is stored are read only then. With Config.Prompt all of it happens where it is asked for.
+// oldest one first; with Config.Reverse all of it the other way around. Until then the registers of a result and the target of a
+// load hold NaNs, and operands and what is stored are read only then. With Config.Prompt all of it happens where it is asked for.
 #pragma once
 
 namespace emu {

@@ -524,21 +524,23 @@ void set_registers(int line, int n, bool more) {
 
 // ---- what all of it has to do with the scheduler
 
-// later does what is most overdue when no thread can go on; false if there is nothing.
-static bool later() {
-    auto order = [](int i, int n) { return reverse ? n - 1 - i : i; };
-    for (int i = 0; i < warps; i++) {
-        int w = order(i, warps);
+static int in_order(int i, int n) { return reverse ? n - 1 - i : i; }
+
+static void later_products() {
+    for (int i = 0; i < warps && !ready_warps; i++) {
+        int w = in_order(i, warps);
         Products &p = products[w];
         if (!p.waiting) continue;
         set_current(w * 32 + __builtin_ctz(p.waiting));
         while ((int)p.groups.size() > p.wanted) finish_group(w);
         wake(w, p.waiting);
         p.waiting = 0;
-        return true;
     }
-    for (int i = 0; i < threads; i++) {
-        int t = order(i, threads);
+}
+
+static void later_stores() {
+    for (int i = 0; i < threads && !ready_warps; i++) {
+        int t = in_order(i, threads);
         Bulk &b = bulk[t];
         if (!b.waiting) continue;
         set_current(t);
@@ -551,11 +553,13 @@ static bool later() {
         }
         b.waiting = false;
         wake(t >> 5, 1u << (t & 31));
-        return true;
     }
-    // Only what somebody waits for: a load whose barrier is forgotten never shows.
+}
+
+// later_loads lands only what somebody waits for: a load whose barrier is forgotten never shows.
+static void later_loads() {
     for (int i = 0, n = (int)loads.size(); i < n && !ready_warps;) {
-        auto at = loads.begin() + order(i, n);
+        auto at = loads.begin() + in_order(i, n);
         Barrier *b = known(at->bar);
         if (b && b->waiting.empty()) {
             i++;
@@ -566,6 +570,12 @@ static bool later() {
         set_current(l.thread);
         land(l);
     }
+}
+
+// later does something for a thread that waits, when none can go on; false if there is nothing.
+static bool later() {
+    static void (*const kinds[])() = {later_products, later_stores, later_loads};
+    for (int i = 0; i < 3 && !ready_warps; i++) kinds[in_order(i, 3)]();
     return ready_warps != 0;
 }
 
