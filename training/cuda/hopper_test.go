@@ -125,7 +125,7 @@ func TestHopper(t *testing.T) {
 	}
 }
 
-// notForHost are kernels that no operation launches: the tests of package kernels run them.
+// notForHost are kernels that no operation launches: the tests of package emu run them.
 var notForHost = []string{"gemm_tn_bf16_sm90", "gemm_nt_grouped_f32_sm90", "gemm_nn_grouped_f32_sm90", "gemm_tn_grouped_bf16_sm90"}
 
 func (p *hopperTrial) products() {
