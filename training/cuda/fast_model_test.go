@@ -66,7 +66,7 @@ func TestFastModel(t *testing.T) {
 				}
 				got := g.run(t, device, group, 1e-4)
 				for name, w := range want {
-					size, difference := distance(make([]float32, len(w)), w), distance(got[name], w)
+					size, difference := apart(make([]float32, len(w)), w), apart(got[name], w)
 					limit := 0.01 * size
 					switch {
 					case name == "losses":
@@ -90,8 +90,8 @@ func TestFastModel(t *testing.T) {
 	}
 }
 
-// distance is the root of the sum of squares of the difference.
-func distance(got, want []float32) float64 {
+// apart is the root of the sum of squares of the difference.
+func apart(got, want []float32) float64 {
 	sum := 0.0
 	for i, w := range want {
 		sum += math.Pow(float64(got[i])-float64(w), 2)
