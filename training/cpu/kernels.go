@@ -14,6 +14,7 @@ type ISA string
 const (
 	AVX512 ISA = "avx512"
 	AVX2   ISA = "avx2"
+	NEON   ISA = "neon"
 	Scalar ISA = "scalar"
 )
 
