@@ -32,20 +32,20 @@ func gemm5x16NEON(t *tile)
 //go:noescape
 func gemm6x16NEON(t *tile)
 
-// gemmNEON runs the tile kernel of m rows and v vectors of 16 columns.
-func gemmNEON(m, v int, t *tile) {
-	switch v<<8 | m {
-	case 1<<8 | 1:
+// gemmNEON runs the tile kernel of m rows and 16 columns.
+func gemmNEON(m, _ int, t *tile) {
+	switch m {
+	case 1:
 		gemm1x16NEON(t)
-	case 1<<8 | 2:
+	case 2:
 		gemm2x16NEON(t)
-	case 1<<8 | 3:
+	case 3:
 		gemm3x16NEON(t)
-	case 1<<8 | 4:
+	case 4:
 		gemm4x16NEON(t)
-	case 1<<8 | 5:
+	case 5:
 		gemm5x16NEON(t)
-	case 1<<8 | 6:
+	case 6:
 		gemm6x16NEON(t)
 	default:
 		panic("cpu: no such tile")

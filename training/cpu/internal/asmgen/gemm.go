@@ -11,11 +11,11 @@ func (w isa) tile() (rows, vectors int) {
 }
 
 // gemmAll emits one kernel per tile height (and per tile width 16 and 32 for AVX-512) and a dispatcher.
-func (g *gen) gemmAll(emit func(m, v int)) {
+func (g *gen) gemmAll() {
 	rows, vectors := g.isa.tile()
 	for v := 1; v <= vectors; v++ {
 		for m := 1; m <= rows; m++ {
-			emit(m, v)
+			g.gemm(m, v)
 		}
 	}
 	fmt.Fprintf(&g.decl, "// gemm%s runs the tile kernel of m rows and v vectors of 16 columns.\nfunc gemm%s(m, v int, t *tile) {\n\tswitch v<<8 | m {\n", g.isa.suffix(), g.isa.suffix())

@@ -5,10 +5,10 @@ import (
 	"strings"
 )
 
-// The kernels for ARM64. A logical vector of 16 float32 is four registers of four lanes, and what Go's assembler has no
-// name for is written as a WORD with the GNU mnemonic behind it; a test assembles those and compares.
-//
-// Integer registers are those that neither Go nor a platform reserves: R0 to R15.
+// arm writes the kernels for ARM64. A logical vector of 16 float32 is four registers of four lanes. What Go's assembler
+// has no name for is written as a WORD with the GNU mnemonic behind it; a test assembles those and compares. Integer
+// registers are those that neither Go nor a platform reserves: R0 to R15.
+type arm struct{ gen }
 
 // quad is a logical vector: registers V(4v) to V(4v+3).
 type quad int
@@ -31,7 +31,7 @@ func (v quad) names() string {
 }
 
 // word emits an instruction by its encoding.
-func (g *gen) word(code uint32, format string, a ...any) {
+func (g *arm) word(code uint32, format string, a ...any) {
 	g.line("WORD $0x%08x // %s", code, fmt.Sprintf(format, a...))
 }
 
@@ -42,37 +42,37 @@ var three = map[string]uint32{
 	"fcmgt": 0x6ea0e400, // d = n > m ? ones : zeros
 }
 
-func (g *gen) three(name string, d, n, m int) {
+func (g *arm) three(name string, d, n, m int) {
 	g.word(three[name]|uint32(m<<16|n<<5|d), "%s v%d.4s, v%d.4s, v%d.4s", name, d, n, m)
 }
 
 // f emits d = n op m for a logical vector.
-func (g *gen) f(name string, d, n, m register) {
+func (g *arm) f(name string, d, n, m register) {
 	for q := range 4 {
 		g.three(name, d.quarter(q), n.quarter(q), m.quarter(q))
 	}
 }
 
-func (g *gen) fsqrt(d, n quad) {
+func (g *arm) fsqrt(d, n quad) {
 	for q := range 4 {
 		g.word(0x6ea1f800|uint32(n.quarter(q)<<5|d.quarter(q)), "fsqrt v%d.4s, v%d.4s", d.quarter(q), n.quarter(q))
 	}
 }
 
 // fmlaLane emits d += n·m[0], fused.
-func (g *gen) fmlaLane(d, n, m int) {
+func (g *arm) fmlaLane(d, n, m int) {
 	g.word(0x4f801000|uint32(m<<16|n<<5|d), "fmla v%d.4s, v%d.4s, v%d.s[0]", d, n, m)
 }
 
 // sshr emits d = n >> 1, arithmetic.
-func (g *gen) sshr(d, n quad) {
+func (g *arm) sshr(d, n quad) {
 	for q := range 4 {
 		g.word(0x4f000400|(64-1)<<16|uint32(n.quarter(q)<<5|d.quarter(q)), "sshr v%d.4s, v%d.4s, #1", d.quarter(q), n.quarter(q))
 	}
 }
 
 // v emits an instruction of Go's assembler on a logical vector, operands in Go's order (destination last).
-func (g *gen) v(name, arrangement string, a ...register) {
+func (g *arm) v(name, arrangement string, a ...register) {
 	for q := range 4 {
 		var s []string
 		for _, r := range a {
@@ -82,33 +82,33 @@ func (g *gen) v(name, arrangement string, a ...register) {
 	}
 }
 
-func (g *gen) move(d quad, n register) { g.v("VMOV", "B16", n, d) }
+func (g *arm) move(d quad, n register) { g.v("VMOV", "B16", n, d) }
 
 // choose sets d, a mask of lanes, to x where it is set and to y where it is not.
-func (g *gen) choose(d quad, x, y register) { g.v("VBSL", "B16", y, x, d) }
+func (g *arm) choose(d quad, x, y register) { g.v("VBSL", "B16", y, x, d) }
 
-func (g *gen) zero(v int)               { g.line("VEOR V%d.B16, V%d.B16, V%d.B16", v, v, v) }
-func (g *gen) load(base string, v quad) { g.line("VLD1 (%s), %s", base, v.names()) }
-func (g *gen) store(v quad, base string) {
+func (g *arm) zero(v int)               { g.line("VEOR V%d.B16, V%d.B16, V%d.B16", v, v, v) }
+func (g *arm) load(base string, v quad) { g.line("VLD1 (%s), %s", base, v.names()) }
+func (g *arm) store(v quad, base string) {
 	g.line("VST1 %s, (%s)", v.names(), base)
 }
 
 // constant loads a constant, replicated, from the function's literal pool.
-func (g *gen) constant(k konst, v one) one {
+func (g *arm) constant(k konst, v one) one {
 	x := uint64(g.consts[string(k)])
-	g.line("VMOVQ $0x%x, $0x%x, V%d // %s", x<<32|x, x<<32|x, int(v), string(k))
+	g.line("VMOVQ $0x%016x, $0x%016x, V%d // %s", x<<32|x, x<<32|x, int(v), string(k))
 	return v
 }
 
 // spread loads a float32 argument into every lane of v.
-func (g *gen) spread(name string, off map[string]int, v one) one {
+func (g *arm) spread(name string, off map[string]int, v one) one {
 	g.line("FMOVS %s+%d(FP), F%d", name, off[name], int(v))
 	g.line("VDUP V%d.S[0], V%d.S4", int(v), int(v))
 	return v
 }
 
 // each emits body once per 16 elements; n is in R6 and the pointers advance by 64 bytes.
-func (g *gen) each(ptrs []string, body func()) {
+func (g *arm) each(ptrs []string, body func()) {
 	g.line("LSR $4, R6, R6")
 	g.line("CBZ R6, done")
 	g.label("loop")
@@ -121,9 +121,9 @@ func (g *gen) each(ptrs []string, body func()) {
 	g.label("done")
 }
 
-// foldNeon reduces the 16 lanes of v to lane 0 of its first register: l with l+8, then +4, +2, +1. op takes the lower
+// fold reduces the 16 lanes of v to lane 0 of its first register: l with l+8, then +4, +2, +1. op takes the lower
 // lane first. V28 is overwritten.
-func (g *gen) foldNeon(v quad, op func(d, n, m int)) int {
+func (g *arm) fold(v quad, op func(d, n, m int)) int {
 	r := v.quarter
 	op(r(0), r(0), r(2))
 	op(r(1), r(1), r(3))
@@ -135,14 +135,14 @@ func (g *gen) foldNeon(v quad, op func(d, n, m int)) int {
 	return r(0)
 }
 
-func (g *gen) retNeon(v int, off map[string]int) {
+func (g *arm) ret(v int, off map[string]int) {
 	g.line("FMOVS F%d, ret+%d(FP)", v, off["ret"])
 	g.line("RET")
 }
 
-// tileNeon emits C[m, 16] = or += sum over k of A[i,k]·B[k,j], k in order, one fused multiply-add a step. The offsets are
+// tile emits C[m, 16] = or += sum over k of A[i,k]·B[k,j], k in order, one fused multiply-add a step. The offsets are
 // those of the tile struct in kernels.go of package cpu.
-func (g *gen) tileNeon(m int) {
+func (g *arm) tile(m int) {
 	g.begin(fmt.Sprintf("gemm%dx16", m), "is the tile kernel of that size.", []param{{"t", "*tile"}}, false, map[string]string{"t": "R0"})
 	g.line("MOVD 0(R0), R1") // R1 to R6: rows of A
 	g.line("MOVD 8(R0), R7")
@@ -193,16 +193,26 @@ func (g *gen) tileNeon(m int) {
 	g.line("RET")
 }
 
-// neonAll emits every kernel.
-func (g *gen) neonAll() {
-	g.gemmAll(func(m, _ int) { g.tileNeon(m) })
-	g.reductionsNeon()
-	g.elementwiseNeon()
-	g.activationsNeon()
-	g.optimizerNeon()
+// neonKernels writes every kernel.
+func neonKernels() *gen {
+	g := &arm{gen{isa: neon}}
+	const rows = 6
+	for m := 1; m <= rows; m++ {
+		g.tile(m)
+	}
+	g.decl.WriteString("// gemmNEON runs the tile kernel of m rows and 16 columns.\nfunc gemmNEON(m, _ int, t *tile) {\n\tswitch m {\n")
+	for m := 1; m <= rows; m++ {
+		fmt.Fprintf(&g.decl, "\tcase %d:\n\t\tgemm%dx16NEON(t)\n", m, m)
+	}
+	g.decl.WriteString("\tdefault:\n\t\tpanic(\"cpu: no such tile\")\n\t}\n}\n\n")
+	g.reductions()
+	g.elementwise()
+	g.activations()
+	g.optimizer()
+	return &g.gen
 }
 
-func (g *gen) reductionsNeon() {
+func (g *arm) reductions() {
 	reg := map[string]string{"dst": "R0", "x": "R1", "y": "R2", "z": "R3", "n": "R6"}
 	const acc, v, w = quad(0), quad(1), quad(2)
 	clear := func() {
@@ -219,7 +229,7 @@ func (g *gen) reductionsNeon() {
 		g.load("R2", w)
 		g.f("fmla", acc, v, w)
 	})
-	g.retNeon(g.foldNeon(acc, add), off)
+	g.ret(g.fold(acc, add), off)
 
 	off = g.begin("dot3", "returns the lane-tree sum of (x·y)·z.", ptrs("x", "y", "z"), true, reg)
 	clear()
@@ -230,7 +240,7 @@ func (g *gen) reductionsNeon() {
 		g.load("R3", w)
 		g.f("fmla", acc, v, w)
 	})
-	g.retNeon(g.foldNeon(acc, add), off)
+	g.ret(g.fold(acc, add), off)
 
 	off = g.begin("maximum", "returns the lane-tree maximum of x.", ptrs("x"), true, reg)
 	g.move(acc, g.constant(g.f32("negInf", negInf), 28))
@@ -240,7 +250,7 @@ func (g *gen) reductionsNeon() {
 		g.choose(w, acc, v)
 		g.move(acc, w)
 	})
-	g.retNeon(g.foldNeon(acc, func(d, n, m int) {
+	g.ret(g.fold(acc, func(d, n, m int) {
 		g.three("fcmgt", 29, n, m)
 		g.line("VBSL V%d.B16, V%d.B16, V29.B16", m, n)
 		g.line("VMOV V29.B16, V%d.B16", d)
@@ -256,15 +266,15 @@ func (g *gen) reductionsNeon() {
 		g.load("R1", w)
 		g.move(v, shift)
 		g.f("fmla", v, w, scale)
-		g.expNeon(v, 2, 3, 4)
+		g.exp(v, 2, 3, 4)
 		g.store(v, "R0")
 		g.f("fadd", acc, acc, v)
 	})
-	g.retNeon(g.foldNeon(acc, add), off)
+	g.ret(g.fold(acc, add), off)
 }
 
-// expNeon replaces v by its exponential. t, r, p, V28 and V29 are overwritten. See docs/spec/exact.md.
-func (g *gen) expNeon(v, t, r, p quad) {
+// exp replaces v by its exponential. t, r, p, V28 and V29 are overwritten. See docs/spec/exact.md.
+func (g *arm) exp(v, t, r, p quad) {
 	k := func(name string, x float32, at one) one { return g.constant(g.f32(name, x), at) }
 	lo := k("expMin", expMin, 28)
 	g.f("fcmgt", t, v, lo)
@@ -299,16 +309,16 @@ func (g *gen) expNeon(v, t, r, p quad) {
 	g.f("fmul", v, p, t)
 }
 
-// sigmoidNeon sets s = 1/(1+exp(−x)); x is kept, t, r, p, V28 and V29 overwritten.
-func (g *gen) sigmoidNeon(x, s, t, r, p quad) {
+// sigmoid sets s = 1/(1+exp(−x)); x is kept, t, r, p, V28 and V29 overwritten.
+func (g *arm) sigmoid(x, s, t, r, p quad) {
 	g.v("VEOR", "B16", g.constant(g.u32("signBit", 1<<31), 28), x, s)
-	g.expNeon(s, t, r, p)
+	g.exp(s, t, r, p)
 	unit := g.constant(g.f32("one", 1), 28)
 	g.f("fadd", s, s, unit)
 	g.f("fdiv", s, unit, s)
 }
 
-func (g *gen) elementwiseNeon() {
+func (g *arm) elementwise() {
 	reg := map[string]string{"dst": "R0", "x": "R1", "y": "R2", "w": "R3", "n": "R6", "dy": "R2", "p": "R3", "c": "R3", "s": "R4"}
 
 	off := g.begin("scale", "sets dst = x·a.", scalars(ptrs("dst", "x"), "a"), false, reg)
@@ -409,13 +419,13 @@ func (g *gen) elementwiseNeon() {
 	g.line("RET")
 }
 
-func (g *gen) activationsNeon() {
+func (g *arm) activations() {
 	reg := map[string]string{"dst": "R0", "dg": "R0", "du": "R1", "dy": "R2", "gate": "R3", "u": "R4", "n": "R6"}
 
 	g.begin("siluMul", "sets dst = (gate·sigmoid(gate))·u.", ptrs("dst", "gate", "u"), false, reg)
 	g.each([]string{"R0", "R3", "R4"}, func() {
 		g.load("R3", 0)
-		g.sigmoidNeon(0, 1, 2, 3, 4)
+		g.sigmoid(0, 1, 2, 3, 4)
 		g.f("fmul", quad(1), quad(0), quad(1))
 		g.load("R4", 2)
 		g.f("fmul", quad(1), quad(1), quad(2))
@@ -427,7 +437,7 @@ func (g *gen) activationsNeon() {
 		ptrs("dg", "du", "dy", "gate", "u"), false, reg)
 	g.each([]string{"R0", "R1", "R2", "R3", "R4"}, func() {
 		g.load("R3", 0)
-		g.sigmoidNeon(0, 1, 2, 3, 4)
+		g.sigmoid(0, 1, 2, 3, 4)
 		g.f("fmul", quad(2), quad(0), quad(1)) // silu
 		g.load("R2", 3)
 		g.load("R4", 5)
@@ -442,7 +452,7 @@ func (g *gen) activationsNeon() {
 	g.line("RET")
 }
 
-func (g *gen) optimizerNeon() {
+func (g *arm) optimizer() {
 	reg := map[string]string{"p": "R0", "m": "R1", "v": "R2", "grad": "R3", "n": "R6"}
 	names := []string{"clip", "b1", "c1", "b2", "c2", "step", "root", "eps", "decay"}
 	off := g.begin("adamw", "is one AdamW step on p with moments m, v and gradient grad.",
