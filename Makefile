@@ -6,8 +6,8 @@ BZD      = bin/bzd
 PYTHON  ?= python3
 export CGO_ENABLED = 0
 
-.PHONY: all build cuda cuda-carry cuda-test ptx ptxas demo rehearse devnet test devnet-test race lint fuzz generate genesis genesis-verify bench \
-	bench-learning interop nightly clean
+.PHONY: all build cuda cuda-carry cuda-test ptx ptxas demo rehearse devnet test devnet-test arm64 race lint fuzz generate genesis \
+	genesis-verify bench bench-learning interop nightly clean
 
 all: build
 
@@ -72,6 +72,10 @@ test:
 
 devnet-test:
 	$(GO) test -count=1 ./node/devnet
+
+# The same program for ARM64, and in an emulator the tests that must give the same bits there.
+arm64:
+	GO="$(GO)" .ci/arm64
 
 # The race detector needs cgo. By itself it looks at the packages that use goroutines.
 RACE ?= ./training ./training/data ./validation ./content ./content/blockstore ./content/exchange ./content/gateway \

@@ -57,7 +57,7 @@ func newFlags(env environment, name, text string) *common {
 
 func (c *common) compute() *common {
 	c.set.IntVar(&c.threads, "threads", 0, "goroutines to compute with; 0 means all processors. Never changes a result")
-	c.set.StringVar(&c.isa, "isa", "", "instruction set: avx512, avx2 or scalar; empty means the fastest. Never changes a result")
+	c.set.StringVar(&c.isa, "isa", "", "instruction set: avx512, avx2, neon or scalar; empty means the fastest. Never changes a result")
 	return c
 }
 

@@ -132,7 +132,7 @@ func initial(c model.Config, seed string) model.Source {
 		k := seedOf("init", seed, s.Name)
 		g := rand.NewPCG(binary.LittleEndian.Uint64(k[:]), binary.LittleEndian.Uint64(k[8:]))
 		for i := range dst {
-			dst[i] = (float32(g.Uint64()>>40)/(1<<24) - 0.5) * scale
+			dst[i] = (float32(float32(g.Uint64()>>40)/(1<<24)) - 0.5) * scale
 		}
 		return nil
 	}
