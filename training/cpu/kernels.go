@@ -24,6 +24,12 @@ var ErrISA = errors.New("cpu: instruction set not available")
 type kernels struct {
 	rows, vectors int // largest tile: rows × 16·vectors
 	gemm          func(m, v int, t *tile)
+	strip         func(m int, t *tile) // a row of tiles
+
+	move          func(dst, src []float32, rows, n, srcRow, dstRow, dstPanel int) // row r, vector p of src to dst + r·dstRow + p·dstPanel
+	widen         func(dst []float32, src []uint16, rows, n, srcRow, dstRow, dstPanel int)
+	transpose     func(dst, src []float32, n, srcRow int)          // 8 rows of n values, n a multiple of 8, to n rows 16 apart
+	transposeHalf func(dst []float32, src []uint16, n, srcRow int) // n a multiple of 16
 
 	dot         func(x, y []float32) float32
 	dot3        func(x, y, z []float32) float32
@@ -42,8 +48,8 @@ type kernels struct {
 	adamw       func(p, m, v, g []float32, c adamw)
 }
 
-// tile describes one call of a tile kernel: C[i,j] = Σ_k A[i,k]·B[k,j]. B is packed in panels of 16 columns. Strides are
-// in bytes. The assembly reads the fields by offset.
+// tile describes one call of a tile or strip kernel: C[i,j] = Σ_k A[i,k]·B[k,j]. B is packed in panels of 16 columns.
+// Strides are in bytes. The assembly reads the fields by offset.
 type tile struct {
 	a      *float32 // offset 0
 	aRow   int      // 8
@@ -54,6 +60,7 @@ type tile struct {
 	c      *float32 // 48
 	cRow   int      // 56
 	add    int      // 64: not zero adds the sum to C
+	n      int      // 72: columns of a strip; a tile kernel does not look
 }
 
 // Available lists the instruction sets of this machine, fastest first.
@@ -65,7 +72,11 @@ func kernelsFor(isa ISA) (kernels, error) {
 			if isa == Scalar {
 				return scalarKernels(), nil
 			}
-			return nativeKernels(isa), nil
+			k := nativeKernels(isa)
+			if k.strip == nil {
+				k.strip = stripOf(k.rows, k.vectors, k.gemm)
+			}
+			return k, nil
 		}
 	}
 	return kernels{}, fmt.Errorf("%w: %q (have %v)", ErrISA, isa, Available())

@@ -17,19 +17,58 @@ func native() []ISA {
 // another length and the tail of an element-wise operation run in plain Go, with the same bits.
 func nativeKernels(isa ISA) kernels {
 	z := scalarKernels()
-	k := kernels{rows: 14, vectors: 2, gemm: gemmAVX512}
+	k := kernels{rows: 14, vectors: 2, strip: stripAVX512}
+	move, widen := moveAVX512, widenAVX512
 	dot, dot3, maximum, expSum := dotAVX512, dot3AVX512, maximumAVX512, expSumAVX512
 	scale, add, axpy, mulScale, axpyScale := scaleAVX512, addAVX512, axpyAVX512, mulScaleAVX512, axpyScaleAVX512
 	normGrad, softmaxGrad, rope := normGradAVX512, softmaxGradAVX512, ropeAVX512
 	siluMul, siluMulGrad, adam := siluMulAVX512, siluMulGradAVX512, adamwAVX512
 	if isa == AVX2 {
-		k = kernels{rows: 6, vectors: 1, gemm: gemmAVX2}
+		k = kernels{rows: 6, vectors: 1, strip: stripAVX2}
+		move, widen = moveAVX2, widenAVX2
 		dot, dot3, maximum, expSum = dotAVX2, dot3AVX2, maximumAVX2, expSumAVX2
 		scale, add, axpy, mulScale, axpyScale = scaleAVX2, addAVX2, axpyAVX2, mulScaleAVX2, axpyScaleAVX2
 		normGrad, softmaxGrad, rope = normGradAVX2, softmaxGradAVX2, ropeAVX2
 		siluMul, siluMulGrad, adam = siluMulAVX2, siluMulGradAVX2, adamwAVX2
 	}
 	whole := func(n int) bool { return n&15 == 0 && n > 0 }
+	k.gemm = func(m, v int, t *tile) {
+		s := *t
+		s.n = 16 * v
+		k.strip(m, &s)
+	}
+	k.move = func(dst, src []float32, rows, n, srcRow, dstRow, dstPanel int) {
+		_, _ = src[(rows-1)*srcRow+n-1], dst[(rows-1)*dstRow+(n-1)/16*dstPanel+15]
+		move(&dst[0], &src[0], rows, n, 4*srcRow, 4*dstRow, 4*dstPanel)
+	}
+	k.widen = func(dst []float32, src []uint16, rows, n, srcRow, dstRow, dstPanel int) {
+		_, _ = src[(rows-1)*srcRow+n-1], dst[(rows-1)*dstRow+(n-1)/16*dstPanel+15]
+		whole := n
+		if isa == AVX2 {
+			whole = n &^ 15
+		}
+		if whole > 0 {
+			widen(&dst[0], &src[0], rows, whole, 2*srcRow, 4*dstRow, 4*dstPanel)
+		}
+		if whole < n {
+			for r := range rows {
+				d := dst[r*dstRow+whole/16*dstPanel:][:16]
+				clear(d[copyHalf(d, src[r*srcRow+whole:][:n-whole]):])
+			}
+		}
+	}
+	k.transpose = func(dst, src []float32, n, srcRow int) {
+		if n > 0 {
+			_, _ = src[7*srcRow+n-1], dst[16*(n-1)+7]
+			transposeAVX2(&dst[0], &src[0], n, 4*srcRow)
+		}
+	}
+	k.transposeHalf = func(dst []float32, src []uint16, n, srcRow int) {
+		if n > 0 {
+			_, _ = src[7*srcRow+n-1], dst[16*(n-1)+7]
+			transposeHalfAVX2(&dst[0], &src[0], n, 2*srcRow)
+		}
+	}
 	k.dot = func(x, y []float32) float32 {
 		if !whole(len(x)) {
 			return z.dot(x, y)

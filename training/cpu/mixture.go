@@ -104,21 +104,42 @@ func (m *mix) gather() {
 	}
 }
 
-// chunk is a run of gathered rows of one expert: the unit of parallel work.
-type chunk struct{ expert, lo, hi int }
+// chunk is a part of an expert's product: gathered rows, and columns of the result.
+type chunk struct{ expert, lo, hi, n0, n1 int }
 
-func (b *Backend) chunks(m *mix) []chunk {
-	var c []chunk
-	grain := m.tokens * m.TopK
-	if b.threads > 1 {
-		grain = 4 * b.rowGrain()
-	}
+// chunks cuts the products with n columns of all experts that use has into parts that keep all threads busy.
+func (b *Backend) chunks(m *mix, n int, use func(e int) bool) (c []chunk, split bool) {
 	for e := range m.Experts {
-		for lo := m.first[e]; lo < m.first[e+1]; lo += grain {
-			c = append(c, chunk{e, lo, min(lo+grain, m.first[e+1])})
+		lo, hi := m.first[e], m.first[e+1]
+		if lo == hi || !use(e) {
+			continue
+		}
+		rows, cols := b.cut(hi-lo, n, (8*b.threads+m.Experts-1)/m.Experts)
+		split = split || cols < n
+		for r := lo; r < hi; r += rows {
+			for j := 0; j < n; j += cols {
+				c = append(c, chunk{e, r, min(r+rows, hi), j, min(j+cols, n)})
+			}
 		}
 	}
-	return c
+	return c, split
+}
+
+// stages runs first over products with n1 columns and second over products with n2 columns of the same rows, for all
+// experts that use has. Rows whose columns are not cut go through both while they are in the cache.
+func (b *Backend) stages(m *mix, n1, n2 int, use func(e int) bool, first, second func(w *work, c chunk)) {
+	c, split := b.chunks(m, n1, use)
+	b.par(len(c), func(w *work, i int) {
+		first(w, c[i])
+		if !split {
+			c[i].n1 = n2
+			second(w, c[i])
+		}
+	})
+	if split {
+		c, _ = b.chunks(m, n2, use)
+		b.par(len(c), func(w *work, i int) { second(w, c[i]) })
+	}
 }
 
 // Mixture routes and runs the experts.
@@ -128,18 +149,19 @@ func (b *Backend) Mixture(y, x, logits backend.Buffer, experts []backend.Expert,
 	m.tokens = len(X) / d
 	b.rowsOf(m.tokens, normRows, func(lo, hi int) { b.route(m, L, lo, hi) })
 	m.gather()
-	chunks := b.chunks(m)
-	b.par(len(chunks), func(i int) {
-		c := chunks[i]
-		gate, up, down := expertWeights(experts[c.expert])
-		for r := c.lo; r < c.hi; r++ {
-			t := int(m.source[r]) / k
-			copy(m.x[r*d:][:d], X[t*d:][:d])
+	b.rowsOf(m.tokens*k, normRows, func(lo, hi int) {
+		for r := lo; r < hi; r++ {
+			copy(m.x[r*d:][:d], X[int(m.source[r])/k*d:])
 		}
-		b.product(m.g, f, view{m.x, d, 1}, gate.packedForward(), c.lo, c.hi, false)
-		b.product(m.u, f, view{m.x, d, 1}, up.packedForward(), c.lo, c.hi, false)
-		b.siluMul(m.a[c.lo*f:c.hi*f], m.g[c.lo*f:c.hi*f], m.u[c.lo*f:c.hi*f])
-		b.product(m.y, d, view{m.a, f, 1}, down.packedForward(), c.lo, c.hi, false)
+	})
+	b.stages(m, f, d, func(int) bool { return true }, func(w *work, c chunk) {
+		gate, up, _ := expertWeights(experts[c.expert])
+		b.product(w, m.g, f, view{m.x, d, 1}, gate.forward(), d, c.lo, c.hi, c.n0, c.n1, false)
+		b.product(w, m.u, f, view{m.x, d, 1}, up.forward(), d, c.lo, c.hi, c.n0, c.n1, false)
+		c.runs(f, func(lo, hi int) { b.siluMul(m.a[lo:hi], m.g[lo:hi], m.u[lo:hi]) })
+	}, func(w *work, c chunk) {
+		_, _, down := expertWeights(experts[c.expert])
+		b.product(w, m.y, d, view{m.a, f, 1}, down.forward(), f, c.lo, c.hi, c.n0, c.n1, false)
 	})
 	b.rowsOf(m.tokens, normRows, func(lo, hi int) {
 		for t := lo; t < hi; t++ {
@@ -156,8 +178,46 @@ func (b *Backend) Mixture(y, x, logits backend.Buffer, experts []backend.Expert,
 	})
 }
 
+// runs visits the values of c in a matrix of n columns.
+func (c chunk) runs(n int, f func(lo, hi int)) {
+	if c.n0 == 0 && c.n1 == n {
+		f(c.lo*n, c.hi*n)
+		return
+	}
+	for r := c.lo; r < c.hi; r++ {
+		f(r*n+c.n0, r*n+c.n1)
+	}
+}
+
 func expertWeights(e backend.Expert) (gate, up, down *weight) {
 	return e.Gate.(*weight), e.Up.(*weight), e.Down.(*weight)
+}
+
+// expertGrads adds the product of dyᵀ and x, of an expert's gathered rows, to the gradient that of chooses.
+func (b *Backend) expertGrads(m *mix, grads []backend.ExpertGrad, out, in int, dy, x []float32, of func(g backend.ExpertGrad) backend.Buffer) {
+	var parts []chunk
+	trained := 0
+	for _, g := range grads {
+		if of(g) != nil {
+			trained++
+		}
+	}
+	for e, g := range grads {
+		if of(g) == nil || m.first[e] == m.first[e+1] {
+			continue
+		}
+		rows, cols := b.cut(out, in, (8*b.threads+trained-1)/trained)
+		for r := 0; r < out; r += rows {
+			for j := 0; j < in; j += cols {
+				parts = append(parts, chunk{e, r, min(r+rows, out), j, min(j+cols, in)})
+			}
+		}
+	}
+	b.par(len(parts), func(w *work, i int) {
+		c := parts[i]
+		lo, hi := m.first[c.expert], m.first[c.expert+1]
+		b.product(w, host(of(grads[c.expert])), in, view{dy[lo*out:], 1, out}, right{f: x[lo*in : hi*in], row: in}, hi-lo, c.lo, c.hi, c.n0, c.n1, true)
+	})
 }
 
 // MixtureGrad is the gradient of Mixture.
@@ -173,39 +233,25 @@ func (b *Backend) MixtureGrad(dx, dlogits, dy, _ backend.Buffer, experts []backe
 				dw[s] = b.dot(g, m.y[r*d:][:d])
 				b.kernels.scale(m.dy[r*d:][:d], g, m.weight[t*k+s])
 			}
-			m.routeGrad(DL[t*m.Experts:][:m.Experts], dw, t, balance)
+			b.routeGrad(m, DL[t*m.Experts:][:m.Experts], dw, t, balance)
 		}
 	})
-	for e, g := range grads {
-		if g.Down != nil {
-			lo, hi := m.first[e], m.first[e+1]
-			b.gradWeight(host(g.Down), m.dy[lo*d:hi*d], m.a[lo*f:hi*f], hi-lo)
-		}
-	}
-	chunks := b.chunks(m)
-	b.par(len(chunks), func(i int) {
-		c := chunks[i]
-		trained := grads[c.expert].Gate != nil
-		if DX == nil && !trained {
+	b.expertGrads(m, grads, d, f, m.dy, m.a, func(g backend.ExpertGrad) backend.Buffer { return g.Down })
+	b.stages(m, f, d, func(e int) bool { return DX != nil || grads[e].Gate != nil }, func(w *work, c chunk) {
+		_, _, down := expertWeights(experts[c.expert])
+		b.product(w, m.da, f, view{m.dy, d, 1}, down.back(), d, c.lo, c.hi, c.n0, c.n1, false)
+		// m.a is not needed any more: it takes the gradient of u, and m.da that of g.
+		c.runs(f, func(lo, hi int) { b.siluMulGrad(m.da[lo:hi], m.a[lo:hi], m.da[lo:hi], m.g[lo:hi], m.u[lo:hi]) })
+	}, func(w *work, c chunk) {
+		if DX == nil {
 			return
 		}
-		gate, up, down := expertWeights(experts[c.expert])
-		b.product(m.da, f, view{m.dy, d, 1}, down.packedBack(), c.lo, c.hi, false)
-		lo, hi := c.lo*f, c.hi*f
-		// m.a is not needed any more: it takes the gradient of u, and m.da that of g.
-		b.siluMulGrad(m.da[lo:hi], m.a[lo:hi], m.da[lo:hi], m.g[lo:hi], m.u[lo:hi])
-		if DX != nil {
-			b.product(m.y, d, view{m.da, f, 1}, gate.packedBack(), c.lo, c.hi, false)
-			b.product(m.y, d, view{m.a, f, 1}, up.packedBack(), c.lo, c.hi, true)
-		}
+		gate, up, _ := expertWeights(experts[c.expert])
+		b.product(w, m.y, d, view{m.da, f, 1}, gate.back(), f, c.lo, c.hi, c.n0, c.n1, false)
+		b.product(w, m.y, d, view{m.a, f, 1}, up.back(), f, c.lo, c.hi, c.n0, c.n1, true)
 	})
-	for e, g := range grads {
-		if g.Gate != nil {
-			lo, hi := m.first[e], m.first[e+1]
-			b.gradWeight(host(g.Gate), m.da[lo*f:hi*f], m.x[lo*d:hi*d], hi-lo)
-			b.gradWeight(host(g.Up), m.a[lo*f:hi*f], m.x[lo*d:hi*d], hi-lo)
-		}
-	}
+	b.expertGrads(m, grads, f, d, m.da, m.x, func(g backend.ExpertGrad) backend.Buffer { return g.Gate })
+	b.expertGrads(m, grads, f, d, m.a, m.x, func(g backend.ExpertGrad) backend.Buffer { return g.Up })
 	if DX == nil {
 		return
 	}
@@ -219,7 +265,7 @@ func (b *Backend) MixtureGrad(dx, dlogits, dy, _ backend.Buffer, experts []backe
 }
 
 // routeGrad sets dl, the gradient of token t's router logits, from dw, that of its slots' weights.
-func (m *mix) routeGrad(dl, dw []float32, t int, balance float32) {
+func (b *Backend) routeGrad(m *mix, dl, dw []float32, t int, balance float32) {
 	p := m.probs[t*m.Experts:][:m.Experts]
 	chosen, w := m.expert[t*m.TopK:][:m.TopK], m.weight[t*m.TopK:][:m.TopK]
 	for e := range dl {

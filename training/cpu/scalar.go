@@ -83,7 +83,37 @@ func max2(a, b float32) float32 {
 // scalarKernels is the reference implementation of every kernel.
 func scalarKernels() kernels {
 	return kernels{
-		rows: 4, vectors: 1, gemm: scalarTile,
+		rows: 4, vectors: 1, gemm: scalarTile, strip: stripOf(4, 1, scalarTile),
+		move: func(dst, src []float32, rows, n, srcRow, dstRow, dstPanel int) {
+			for r := range rows {
+				for p := 0; p < n; p += 16 {
+					d := dst[r*dstRow+p/16*dstPanel:][:16]
+					clear(d[copy(d, src[r*srcRow+p:r*srcRow+n]):])
+				}
+			}
+		},
+		widen: func(dst []float32, src []uint16, rows, n, srcRow, dstRow, dstPanel int) {
+			for r := range rows {
+				for p := 0; p < n; p += 16 {
+					d := dst[r*dstRow+p/16*dstPanel:][:16]
+					clear(d[copyHalf(d, src[r*srcRow+p:r*srcRow+n]):])
+				}
+			}
+		},
+		transpose: func(dst, src []float32, n, srcRow int) {
+			for x := range n {
+				for r := range 8 {
+					dst[16*x+r] = src[r*srcRow+x]
+				}
+			}
+		},
+		transposeHalf: func(dst []float32, src []uint16, n, srcRow int) {
+			for x := range n {
+				for r := range 8 {
+					dst[16*x+r] = widened(src[r*srcRow+x])
+				}
+			}
+		},
 		dot: func(x, y []float32) float32 {
 			var l [16]float32
 			for i := range x {
@@ -182,6 +212,15 @@ func scalarKernels() kernels {
 			}
 		},
 	}
+}
+
+// copyHalf widens bfloat16 values; it returns how many, the smaller length.
+func copyHalf(dst []float32, src []uint16) int {
+	n := min(len(dst), len(src))
+	for i := range n {
+		dst[i] = widened(src[i])
+	}
+	return n
 }
 
 // scalarTile is the tile kernel in plain Go.

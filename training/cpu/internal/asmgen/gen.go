@@ -22,6 +22,8 @@ type gen struct {
 	asm, decl bytes.Buffer
 	isa       isa
 	consts    map[string]uint32
+	lanes     bool // the table of masks is wanted
+	frame     int  // bytes of locals of the next function
 }
 
 func (g *gen) line(format string, a ...any) { fmt.Fprintf(&g.asm, "\t"+format+"\n", a...) }
@@ -62,7 +64,7 @@ func (g *gen) begin(name, doc string, params []param, ret bool, regs map[string]
 		result = " (ret float32)"
 	}
 	fmt.Fprintf(&g.decl, "// %s %s\n//\n//go:noescape\nfunc %s(%s)%s\n\n", full, doc, full, strings.Join(args, ", "), result)
-	fmt.Fprintf(&g.asm, "\n// func %s(%s)%s\nTEXT ·%s(SB), NOSPLIT, $0-%d\n", full, strings.Join(args, ", "), result, full, n)
+	fmt.Fprintf(&g.asm, "\n// func %s(%s)%s\nTEXT ·%s(SB), NOSPLIT, $%d-%d\n", full, strings.Join(args, ", "), result, full, g.frame, n)
 	for _, p := range params {
 		if r, ok := regs[p.name]; ok {
 			g.line("MOVQ %s+%d(FP), %s", p.name, off[p.name], r)
@@ -149,6 +151,12 @@ func (g *gen) constants() []byte {
 			fmt.Fprintf(&b, "DATA ·%s<>+%d(SB)/4, $0x%08x\n", n, 4*i, g.consts[n])
 		}
 		fmt.Fprintf(&b, "GLOBL ·%s<>(SB), RODATA|NOPTR, $64\n\n", n)
+	}
+	if g.lanes { // 16 lanes from 64 − 4n are n ones and zeros
+		for i := range 32 {
+			fmt.Fprintf(&b, "DATA ·lanes<>+%d(SB)/4, $0x%08x\n", 4*i, map[bool]uint32{true: 0xffffffff}[i < 16])
+		}
+		b.WriteString("GLOBL ·lanes<>(SB), RODATA|NOPTR, $128\n\n")
 	}
 	return b.Bytes()
 }
