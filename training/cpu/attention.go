@@ -1,10 +1,6 @@
 package cpu
 
-import (
-	"math"
-
-	"github.com/blockzero-net/bzd/training/backend"
-)
+import "github.com/blockzero-net/bzd/training/backend"
 
 // attendRows is the height of a block of rows that share their causal horizon; part of docs/spec/exact.md.
 const attendRows = 16
@@ -39,14 +35,7 @@ func (b *Backend) Attention(out, q, k, v backend.Buffer, a backend.Attn) {
 			for lo := 0; lo < t; lo += attendRows {
 				hi := min(lo+attendRows, t)
 				b.product(w, p, pad, qv, kp, hd, lo, hi, 0, hi, false)
-				for i := lo; i < hi; i++ {
-					row := p[i*pad:][:lo+attendRows]
-					for j := i + 1; j < len(row); j++ {
-						row[j] = float32(math.Inf(-1))
-					}
-					sum := b.expSum(row, row, scale, b.maximum(row)*scale)
-					b.kernels.scale(row, row, 1/sum)
-				}
+				b.softmax(p[lo*pad:], hi-lo, pad, lo+attendRows, scale)
 				b.product(w, O[seq*t*qw+h*hd:], qw, view{p, pad, 1}, vp, hi, lo, hi, 0, hd, false)
 			}
 		}

@@ -89,7 +89,10 @@ func mustCopy(dst, src []float32) {
 func (b *Backend) Copy(dst, x backend.Buffer) { mustCopy(host(dst), host(x)) }
 
 // Zero clears a buffer.
-func (b *Backend) Zero(x backend.Buffer) { clear(host(x)) }
+func (b *Backend) Zero(x backend.Buffer) {
+	d := host(x)
+	b.rowsOf(len(d), 1<<18, func(lo, hi int) { clear(d[lo:hi]) })
+}
 
 // Add sets dst = dst + x.
 func (b *Backend) Add(dst, x backend.Buffer) {
@@ -99,8 +102,8 @@ func (b *Backend) Add(dst, x backend.Buffer) {
 
 // Sum sets dst = x + y.
 func (b *Backend) Sum(dst, x, y backend.Buffer) {
-	b.Copy(dst, x)
-	b.Add(dst, y)
+	d, s, t := host(dst), host(x), host(y)
+	b.rowsOf(len(d), 4096, func(lo, hi int) { b.sum(d[lo:hi], s[lo:hi], t[lo:hi]) })
 }
 
 // Columns gathers columns.

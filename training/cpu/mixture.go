@@ -289,11 +289,5 @@ func (b *Backend) routeGrad(m *mix, dl, dw []float32, t int, balance float32) {
 			dl[c] += dw[s]
 		}
 	}
-	var mean float32
-	for e := range dl {
-		mean = fma(p[e], dl[e], mean)
-	}
-	for e := range dl {
-		dl[e] = p[e] * (dl[e] - mean)
-	}
+	b.softmaxGrad(dl, p, dl, b.chain(p, dl), 1)
 }

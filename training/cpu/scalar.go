@@ -83,7 +83,7 @@ func max2(a, b float32) float32 {
 // scalarKernels is the reference implementation of every kernel.
 func scalarKernels() kernels {
 	return kernels{
-		rows: 4, vectors: 1, gemm: scalarTile, strip: stripOf(4, 1, scalarTile),
+		rows: 4, vectors: 1, gemm: scalarTile,
 		move: func(dst, src []float32, rows, n, srcRow, dstRow, dstPanel int) {
 			for r := range rows {
 				for p := 0; p < n; p += 16 {
@@ -128,6 +128,12 @@ func scalarKernels() kernels {
 			}
 			return fold(&l, add2)
 		},
+		chain: func(x, y []float32) (s float32) {
+			for i := range x {
+				s = fma(x[i], y[i], s)
+			}
+			return s
+		},
 		maximum: func(x []float32) float32 {
 			var l [16]float32
 			for i := range l {
@@ -154,6 +160,11 @@ func scalarKernels() kernels {
 		add: func(dst, x []float32) {
 			for i := range x {
 				dst[i] += x[i]
+			}
+		},
+		sum: func(dst, x, y []float32) {
+			for i := range x {
+				dst[i] = x[i] + y[i]
 			}
 		},
 		axpy: func(dst, x []float32, a float32) {

@@ -123,11 +123,6 @@ func widenAVX512(dst *float32, src *uint16, rows, n, srcRow, dstRow, dstPanel in
 //go:noescape
 func dotAVX512(x, y *float32, n int) (ret float32)
 
-// dot3AVX512 returns the lane-tree sum of (x·y)·z.
-//
-//go:noescape
-func dot3AVX512(x, y, z *float32, n int) (ret float32)
-
 // maximumAVX512 returns the lane-tree maximum of x.
 //
 //go:noescape
@@ -148,35 +143,25 @@ func scaleAVX512(dst, x *float32, n int, a float32)
 //go:noescape
 func addAVX512(dst, x *float32, n int)
 
+// sumAVX512 sets dst = x + y.
+//
+//go:noescape
+func sumAVX512(dst, x, y *float32, n int)
+
 // axpyAVX512 sets dst = a·x + dst, fused.
 //
 //go:noescape
 func axpyAVX512(dst, x *float32, n int, a float32)
-
-// mulScaleAVX512 sets dst = (x·a)·w.
-//
-//go:noescape
-func mulScaleAVX512(dst, x, w *float32, n int, a float32)
 
 // axpyScaleAVX512 sets dst = x·(w·a) + dst, fused.
 //
 //go:noescape
 func axpyScaleAVX512(dst, x, w *float32, n int, a float32)
 
-// normGradAVX512 sets dst = dst + ((dy·w)·inv + b·x), the product with b fused.
-//
-//go:noescape
-func normGradAVX512(dst, dy, w, x *float32, n int, inv, b float32)
-
 // softmaxGradAVX512 sets dst = (p·(dy − d))·a.
 //
 //go:noescape
 func softmaxGradAVX512(dst, p, dy *float32, n int, d, a float32)
-
-// ropeAVX512 rotates (x, y) to (x·c − y·s, y·c + x·s), the first product of each fused.
-//
-//go:noescape
-func ropeAVX512(x, y, c, s *float32, n int)
 
 // siluMulAVX512 sets dst = (gate·sigmoid(gate))·u.
 //
@@ -192,6 +177,31 @@ func siluMulGradAVX512(dg, du, dy, gate, u *float32, n int)
 //
 //go:noescape
 func adamwAVX512(p, m, v, grad *float32, n int, clip, b1, c1, b2, c2, step, root, eps, decay float32)
+
+// normAVX512 sets y = (x·inv)·w of rows of n values, n as float32 being d, with inv = 1/√(dot(x, x)/d + eps).
+//
+//go:noescape
+func normAVX512(y, inv, x, w *float32, rows, n int, eps, d float32)
+
+// normGradsAVX512 adds the gradient of norm to dx.
+//
+//go:noescape
+func normGradsAVX512(dx, dy, inv, x, w *float32, rows, n int, d float32)
+
+// ropesAVX512 rotates the heads of a row, 2n values each: (x, y) to (x·c − y·s, y·c + x·s), the first product of each fused.
+//
+//go:noescape
+func ropesAVX512(x, c, s *float32, rows, n int)
+
+// softmaxAVX512 sets up to 16 rows of n values, n a multiple of 16, stride bytes apart, to their softmax of x·scale; row r is without its last 15 − r values.
+//
+//go:noescape
+func softmaxAVX512(x *float32, rows, stride, n int, scale float32)
+
+// chainAVX512 returns the sum of x·y in order of the values, which are at least one.
+//
+//go:noescape
+func chainAVX512(x, y *float32, n int) (ret float32)
 
 // strip1AVX2 multiplies a strip of that many rows.
 //
@@ -268,11 +278,6 @@ func transposeHalfAVX2(dst *float32, src *uint16, n, srcRow int)
 //go:noescape
 func dotAVX2(x, y *float32, n int) (ret float32)
 
-// dot3AVX2 returns the lane-tree sum of (x·y)·z.
-//
-//go:noescape
-func dot3AVX2(x, y, z *float32, n int) (ret float32)
-
 // maximumAVX2 returns the lane-tree maximum of x.
 //
 //go:noescape
@@ -293,35 +298,25 @@ func scaleAVX2(dst, x *float32, n int, a float32)
 //go:noescape
 func addAVX2(dst, x *float32, n int)
 
+// sumAVX2 sets dst = x + y.
+//
+//go:noescape
+func sumAVX2(dst, x, y *float32, n int)
+
 // axpyAVX2 sets dst = a·x + dst, fused.
 //
 //go:noescape
 func axpyAVX2(dst, x *float32, n int, a float32)
-
-// mulScaleAVX2 sets dst = (x·a)·w.
-//
-//go:noescape
-func mulScaleAVX2(dst, x, w *float32, n int, a float32)
 
 // axpyScaleAVX2 sets dst = x·(w·a) + dst, fused.
 //
 //go:noescape
 func axpyScaleAVX2(dst, x, w *float32, n int, a float32)
 
-// normGradAVX2 sets dst = dst + ((dy·w)·inv + b·x), the product with b fused.
-//
-//go:noescape
-func normGradAVX2(dst, dy, w, x *float32, n int, inv, b float32)
-
 // softmaxGradAVX2 sets dst = (p·(dy − d))·a.
 //
 //go:noescape
 func softmaxGradAVX2(dst, p, dy *float32, n int, d, a float32)
-
-// ropeAVX2 rotates (x, y) to (x·c − y·s, y·c + x·s), the first product of each fused.
-//
-//go:noescape
-func ropeAVX2(x, y, c, s *float32, n int)
 
 // siluMulAVX2 sets dst = (gate·sigmoid(gate))·u.
 //
@@ -337,3 +332,28 @@ func siluMulGradAVX2(dg, du, dy, gate, u *float32, n int)
 //
 //go:noescape
 func adamwAVX2(p, m, v, grad *float32, n int, clip, b1, c1, b2, c2, step, root, eps, decay float32)
+
+// normAVX2 sets y = (x·inv)·w of rows of n values, n as float32 being d, with inv = 1/√(dot(x, x)/d + eps).
+//
+//go:noescape
+func normAVX2(y, inv, x, w *float32, rows, n int, eps, d float32)
+
+// normGradsAVX2 adds the gradient of norm to dx.
+//
+//go:noescape
+func normGradsAVX2(dx, dy, inv, x, w *float32, rows, n int, d float32)
+
+// ropesAVX2 rotates the heads of a row, 2n values each: (x, y) to (x·c − y·s, y·c + x·s), the first product of each fused.
+//
+//go:noescape
+func ropesAVX2(x, c, s *float32, rows, n int)
+
+// softmaxAVX2 sets up to 16 rows of n values, n a multiple of 16, stride bytes apart, to their softmax of x·scale; row r is without its last 15 − r values.
+//
+//go:noescape
+func softmaxAVX2(x *float32, rows, stride, n int, scale float32)
+
+// chainAVX2 returns the sum of x·y in order of the values, which are at least one.
+//
+//go:noescape
+func chainAVX2(x, y *float32, n int) (ret float32)
