@@ -5,7 +5,7 @@ import "github.com/blockzero-net/bzd/training/backend"
 // attendRows is the height of a block of rows that share their causal horizon; part of docs/spec/exact.md.
 const attendRows = 16
 
-// attn keeps the probabilities, [rows/Seq, Heads, Seq, Seq rounded up to 16].
+// attn keeps the probabilities, [rows/Seq, Heads, Seq, Seq rounded up to 16], or nothing.
 type attn struct {
 	backend.AttentionShape
 	probs []float32
@@ -14,8 +14,12 @@ type attn struct {
 func (a *attn) Shape() backend.AttentionShape { return a.AttentionShape }
 
 // NewAttn allocates for rows rows.
-func (b *Backend) NewAttn(s backend.AttentionShape, rows int, _ bool) backend.Attn {
-	return &attn{s, make([]float32, rows/s.Seq*s.Heads*s.Seq*s.Padded())}
+func (b *Backend) NewAttn(s backend.AttentionShape, rows int, keep bool) backend.Attn {
+	a := &attn{AttentionShape: s}
+	if keep {
+		a.probs = make([]float32, rows/s.Seq*s.Heads*s.Seq*s.Padded())
+	}
+	return a
 }
 
 // Attention runs over pairs of a sequence and a key-value head.
@@ -26,17 +30,21 @@ func (b *Backend) Attention(out, q, k, v backend.Buffer, a backend.Attn) {
 	scale := attentionScale(hd)
 	b.par(len(Q)/qw/t*s.KVHeads, func(w *work, item int) {
 		seq, kv := item/s.KVHeads, item%s.KVHeads
-		buf := w.scratch(panels(hd, t) + panels(t, hd))
+		np, nv := panels(hd, t), panels(t, hd)
+		buf := w.scratch(np + nv + attendRows*pad)
 		kp := b.packed(w, buf, right{f: K[seq*t*kw+kv*hd:], row: kw, turned: true}, hd, t)
-		vp := b.packed(w, buf[panels(hd, t):], right{f: V[seq*t*kw+kv*hd:], row: kw}, t, hd)
+		vp := b.packed(w, buf[np:], right{f: V[seq*t*kw+kv*hd:], row: kw}, t, hd)
 		for h := kv * group; h < (kv+1)*group; h++ {
-			qv := view{Q[seq*t*qw+h*hd:], qw, 1}
-			p := P[(seq*s.Heads+h)*t*pad:][:t*pad]
+			out := O[seq*t*qw+h*hd:]
 			for lo := 0; lo < t; lo += attendRows {
 				hi := min(lo+attendRows, t)
-				b.product(w, p, pad, qv, kp, hd, lo, hi, 0, hi, false)
-				b.softmax(p[lo*pad:], hi-lo, pad, lo+attendRows, scale)
-				b.product(w, O[seq*t*qw+h*hd:], qw, view{p, pad, 1}, vp, hi, lo, hi, 0, hd, false)
+				p := buf[np+nv:]
+				if P != nil {
+					p = P[((seq*s.Heads+h)*t+lo)*pad:]
+				}
+				b.product(w, p, pad, view{Q[(seq*t+lo)*qw+h*hd:], qw, 1}, kp, hd, 0, hi-lo, 0, hi, false)
+				b.softmax(p, hi-lo, pad, lo+attendRows, scale)
+				b.product(w, out[lo*qw:], qw, view{p, pad, 1}, vp, hi, 0, hi-lo, 0, hd, false)
 			}
 		}
 	})

@@ -29,8 +29,8 @@ type kernels struct {
 
 	move          func(dst, src []float32, rows, n, srcRow, dstRow, dstPanel int) // row r, vector p of src to dst + r·dstRow + p·dstPanel
 	widen         func(dst []float32, src []uint16, rows, n, srcRow, dstRow, dstPanel int)
-	transpose     func(dst, src []float32, n, srcRow int)          // 8 rows of n values, n a multiple of 8, to n rows 16 apart
-	transposeHalf func(dst []float32, src []uint16, n, srcRow int) // n a multiple of 16
+	transpose     func(dst, src []float32, n, srcRow int) // 8 rows of n values, n a multiple of 16, to n rows 16 apart
+	transposeHalf func(dst []float32, src []uint16, n, srcRow int)
 
 	dot         func(x, y []float32) float32
 	dot3        func(x, y, z []float32) float32

@@ -88,7 +88,7 @@ func (b *Backend) packFew(w *work, d []float32, r right, at, k, rows int) {
 				w.few[c*blockK+i] = r.value(at + c*r.row + x0 + i)
 			}
 		}
-		whole := x &^ 7
+		whole := x &^ 15
 		b.transpose(d[16*x0:], w.few[:], whole, blockK)
 		for i := whole; i < x; i++ {
 			for c := range 8 {

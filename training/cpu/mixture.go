@@ -20,8 +20,9 @@ type mix struct {
 	first  []int     // [Experts+1]: gathered rows of expert e are first[e] to first[e+1]
 	load   []int
 
-	x, y    []float32 // [tokens·TopK, Model]
-	g, u, a []float32 // [tokens·TopK, Width]
+	y       []float32 // [tokens·TopK, Model]
+	x       []float32 // [tokens·TopK, Model], nil without keep
+	g, u, a []float32 // [tokens·TopK, Width], nil without keep
 	dy, da  []float32 // gradients, same shapes as y and a
 }
 
@@ -32,10 +33,11 @@ func (b *Backend) NewMix(s backend.MixtureShape, rows int, keep bool) backend.Mi
 		MixtureShape: s, keep: keep,
 		probs: make([]float32, rows*s.Experts), expert: make([]int32, n), weight: make([]float32, n),
 		place: make([]int32, n), source: make([]int32, n), first: make([]int, s.Experts+1), load: make([]int, s.Experts),
-		x: make([]float32, n*s.Model), y: make([]float32, n*s.Model),
-		g: make([]float32, n*s.Width), u: make([]float32, n*s.Width), a: make([]float32, n*s.Width),
+		y: make([]float32, n*s.Model),
 	}
 	if keep {
+		m.x = make([]float32, n*s.Model)
+		m.g, m.u, m.a = make([]float32, n*s.Width), make([]float32, n*s.Width), make([]float32, n*s.Width)
 		m.dy, m.da = make([]float32, n*s.Model), make([]float32, n*s.Width)
 	}
 	return m
@@ -145,24 +147,15 @@ func (b *Backend) stages(m *mix, n1, n2 int, use func(e int) bool, first, second
 // Mixture routes and runs the experts.
 func (b *Backend) Mixture(y, x, logits backend.Buffer, experts []backend.Expert, mx backend.Mix) {
 	Y, X, L, m := host(y), host(x), host(logits), mx.(*mix)
-	d, f, k := m.Model, m.Width, m.TopK
+	d, k := m.Model, m.TopK
 	m.tokens = len(X) / d
 	b.rowsOf(m.tokens, normRows, func(lo, hi int) { b.route(m, L, lo, hi) })
 	m.gather()
-	b.rowsOf(m.tokens*k, normRows, func(lo, hi int) {
-		for r := lo; r < hi; r++ {
-			copy(m.x[r*d:][:d], X[int(m.source[r])/k*d:])
-		}
-	})
-	b.stages(m, f, d, func(int) bool { return true }, func(w *work, c chunk) {
-		gate, up, _ := expertWeights(experts[c.expert])
-		b.product(w, m.g, f, view{m.x, d, 1}, gate.forward(), d, c.lo, c.hi, c.n0, c.n1, false)
-		b.product(w, m.u, f, view{m.x, d, 1}, up.forward(), d, c.lo, c.hi, c.n0, c.n1, false)
-		c.runs(f, func(lo, hi int) { b.siluMul(m.a[lo:hi], m.g[lo:hi], m.u[lo:hi]) })
-	}, func(w *work, c chunk) {
-		_, _, down := expertWeights(experts[c.expert])
-		b.product(w, m.y, d, view{m.a, f, 1}, down.forward(), f, c.lo, c.hi, c.n0, c.n1, false)
-	})
+	if m.keep {
+		b.gathered(m, X, experts)
+	} else {
+		b.passing(m, X, experts)
+	}
 	b.rowsOf(m.tokens, normRows, func(lo, hi int) {
 		for t := lo; t < hi; t++ {
 			out := Y[t*d:][:d]
@@ -176,6 +169,62 @@ func (b *Backend) Mixture(y, x, logits backend.Buffer, experts []backend.Expert,
 			}
 		}
 	})
+}
+
+// gathered runs the experts and keeps what the backward pass needs.
+func (b *Backend) gathered(m *mix, x []float32, experts []backend.Expert) {
+	d, f := m.Model, m.Width
+	b.rowsOf(m.tokens*m.TopK, normRows, func(lo, hi int) { m.rows(m.x[lo*d:], x, lo, hi) })
+	b.stages(m, f, d, func(int) bool { return true }, func(w *work, c chunk) {
+		gate, up, _ := expertWeights(experts[c.expert])
+		b.product(w, m.g, f, view{m.x, d, 1}, gate.forward(), d, c.lo, c.hi, c.n0, c.n1, false)
+		b.product(w, m.u, f, view{m.x, d, 1}, up.forward(), d, c.lo, c.hi, c.n0, c.n1, false)
+		c.runs(f, func(lo, hi int) { b.siluMul(m.a[lo:hi], m.g[lo:hi], m.u[lo:hi]) })
+	}, func(w *work, c chunk) {
+		_, _, down := expertWeights(experts[c.expert])
+		b.product(w, m.y, d, view{m.a, f, 1}, down.forward(), f, c.lo, c.hi, c.n0, c.n1, false)
+	})
+}
+
+// passing runs the experts over so few rows at a time that what lies between stays in the cache.
+func (b *Backend) passing(m *mix, x []float32, experts []backend.Expert) {
+	d, f := m.Model, m.Width
+	var parts []chunk
+	grain := max(passingRows, passingValues/(d+2*f))
+	for e := range m.Experts {
+		lo, hi := m.first[e], m.first[e+1]
+		n := max(1, (hi-lo+grain-1)/grain, min((hi-lo)/(4*b.rows), (4*b.threads+m.Experts-1)/m.Experts))
+		for i := range n {
+			parts = append(parts, chunk{expert: e, lo: lo + (hi-lo)*i/n, hi: lo + (hi-lo)*(i+1)/n})
+		}
+	}
+	b.par(len(parts), func(w *work, i int) {
+		c := parts[i]
+		n := c.hi - c.lo
+		gate, up, down := expertWeights(experts[c.expert])
+		buf := w.scratch(n * (d + 2*f))
+		xs, g, u := buf[:n*d], buf[n*d:n*(d+f)], buf[n*(d+f):]
+		m.rows(xs, x, c.lo, c.hi)
+		b.product(w, g, f, view{xs, d, 1}, gate.forward(), d, 0, n, 0, f, false)
+		b.product(w, u, f, view{xs, d, 1}, up.forward(), d, 0, n, 0, f, false)
+		b.siluMul(g, g, u)
+		b.product(w, m.y[c.lo*d:], d, view{g, f, 1}, down.forward(), f, 0, n, 0, d, false)
+	})
+}
+
+// A part of passing has passingValues values between its products, but not fewer than passingRows rows: every part packs the
+// weights.
+const (
+	passingValues = 1 << 17
+	passingRows   = 128
+)
+
+// rows gathers the rows lo to hi.
+func (m *mix) rows(dst, x []float32, lo, hi int) {
+	d := m.Model
+	for r := lo; r < hi; r++ {
+		copy(dst[(r-lo)*d:][:d], x[int(m.source[r])/m.TopK*d:])
+	}
 }
 
 // runs visits the values of c in a matrix of n columns.

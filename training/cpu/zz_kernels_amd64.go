@@ -263,12 +263,12 @@ func moveAVX2(dst, src *float32, rows, n, srcRow, dstRow, dstPanel int)
 //go:noescape
 func widenAVX2(dst *float32, src *uint16, rows, n, srcRow, dstRow, dstPanel int)
 
-// transposeAVX2 sets dst[x, r] = src[r, x] for 8 rows r of n values, n a multiple of 8. A row of dst is 64 bytes, one of src srcRow.
+// transposeAVX2 sets dst[x, r] = src[r, x] for 8 rows r of n values, n a multiple of 16. A row of dst is 64 bytes, one of src srcRow.
 //
 //go:noescape
 func transposeAVX2(dst, src *float32, n, srcRow int)
 
-// transposeHalfAVX2 is transpose for bfloat16 values; n is a multiple of 16.
+// transposeHalfAVX2 is transpose for bfloat16 values.
 //
 //go:noescape
 func transposeHalfAVX2(dst *float32, src *uint16, n, srcRow int)

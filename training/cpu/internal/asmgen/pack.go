@@ -20,8 +20,8 @@ func (g *gen) packing() {
 			g.op("VPSLLD", imm(16), vec(0), vec(0))
 		}, 32)
 	if g.isa == avx2 {
-		g.transpose("transpose", "*float32", "sets dst[x, r] = src[r, x] for 8 rows r of n values, n a multiple of 8. A row of dst is 64 bytes, one of src srcRow.", false)
-		g.transpose("transposeHalf", "*uint16", "is transpose for bfloat16 values; n is a multiple of 16.", true)
+		g.transpose("transpose", "*float32", "sets dst[x, r] = src[r, x] for 8 rows r of n values, n a multiple of 16. A row of dst is 64 bytes, one of src srcRow.", false)
+		g.transpose("transposeHalf", "*uint16", "is transpose for bfloat16 values.", true)
 	}
 }
 
@@ -56,6 +56,7 @@ func (g *gen) move(name, source, doc string, load func(last bool), bytes int) {
 	g.line("JZ tail")
 	g.label("loop")
 	load(false)
+	g.line("PREFETCHT0 (SI)(R12*4)")
 	g.op("VMOVUPS", vec(0), mem{"DI", 0})
 	g.line("ADDQ $%d, SI", bytes)
 	g.line("ADDQ DX, DI")
@@ -74,51 +75,60 @@ func (g *gen) move(name, source, doc string, load func(last bool), bytes int) {
 	g.end()
 }
 
-// transpose works on blocks of 8 by 8 words of 32 bits. Of bfloat16 values a word holds two neighbours.
+// transpose works on blocks of 8 by 8 words of 32 bits, two of them side by side. Of bfloat16 values a word holds two
+// neighbours. It asks for the next 8 rows early: several short rows are a pattern that processors do not foresee.
 func (g *gen) transpose(name, source, doc string, half bool) {
 	g.begin(name, doc, []param{{"dst", "*float32"}, {"src", source}, {"n", "int"}, {"srcRow", "int"}}, false,
 		map[string]string{"dst": "DI", "src": "SI", "n": "CX", "srcRow": "R11"})
 	g.line("LEAQ (R11)(R11*2), R12")
 	g.line("LEAQ (SI)(R11*4), R9")
+	g.line("LEAQ (SI)(R11*8), R10")
+	g.line("LEAQ (R9)(R11*8), R13")
 	if half {
 		g.op("VMOVUPS", g.u32("upper", 0xffff0000), vec(7)) // Y14 and Y15
 	}
 	g.label("loop")
 	rows := [...]string{"", "(R11*1)", "(R11*2)", "(R12*1)"}
-	for r, at := range rows {
-		for side := range 2 { // Y r: columns 0 to 3 of rows r and r+4; Y r+4: columns 4 to 7
-			off := [...]string{"", "16"}[side]
-			g.line("VMOVUPS %s(SI)%s, X%d", off, at, r+4*side)
-			g.line("VINSERTF128 $1, %s(R9)%s, Y%d, Y%d", off, at, r+4*side, r+4*side)
-		}
+	for _, at := range rows {
+		g.line("PREFETCHT0 (R10)%s", at)
+		g.line("PREFETCHT0 (R13)%s", at)
 	}
-	for side := range 2 {
-		y := 4 * side
-		g.line("VUNPCKLPS Y%d, Y%d, Y8", y+1, y)
-		g.line("VUNPCKHPS Y%d, Y%d, Y9", y+1, y)
-		g.line("VUNPCKLPS Y%d, Y%d, Y10", y+3, y+2)
-		g.line("VUNPCKHPS Y%d, Y%d, Y11", y+3, y+2)
-		for c, in := range [4][2]int{{8, 10}, {8, 10}, {9, 11}, {9, 11}} {
-			g.line("%s Y%d, Y%d, Y12", [...]string{"VUNPCKLPD", "VUNPCKHPD"}[c%2], in[1], in[0])
-			if !half {
-				g.line("VMOVUPS Y12, %d(DI)", 64*(y+c))
-				continue
-			}
-			g.line("VPSLLD $16, Y12, Y13")
-			g.line("VMOVUPS Y13, %d(DI)", 128*(y+c))
-			g.line("VANDPS Y14, Y12, Y12")
-			g.line("VMOVUPS Y12, %d(DI)", 128*(y+c)+64)
-		}
-	}
-	g.line("ADDQ $32, SI")
-	g.line("ADDQ $32, R9")
+	blocks := 2
 	if half {
-		g.line("ADDQ $1024, DI")
-		g.line("SUBQ $16, CX")
-	} else {
-		g.line("ADDQ $512, DI")
-		g.line("SUBQ $8, CX")
+		blocks = 1 // of 16 values a row already
 	}
+	for block := range blocks {
+		for r, at := range rows {
+			for side := range 2 { // Y r: columns 0 to 3 of rows r and r+4; Y r+4: columns 4 to 7
+				off := 32*block + 16*side
+				g.line("VMOVUPS %d(SI)%s, X%d", off, at, r+4*side)
+				g.line("VINSERTF128 $1, %d(R9)%s, Y%d, Y%d", off, at, r+4*side, r+4*side)
+			}
+		}
+		for side := range 2 {
+			y := 4 * side
+			g.line("VUNPCKLPS Y%d, Y%d, Y8", y+1, y)
+			g.line("VUNPCKHPS Y%d, Y%d, Y9", y+1, y)
+			g.line("VUNPCKLPS Y%d, Y%d, Y10", y+3, y+2)
+			g.line("VUNPCKHPS Y%d, Y%d, Y11", y+3, y+2)
+			for c, in := range [4][2]int{{8, 10}, {8, 10}, {9, 11}, {9, 11}} {
+				g.line("%s Y%d, Y%d, Y12", [...]string{"VUNPCKLPD", "VUNPCKHPD"}[c%2], in[1], in[0])
+				if !half {
+					g.line("VMOVUPS Y12, %d(DI)", 64*(8*block+y+c))
+					continue
+				}
+				g.line("VPSLLD $16, Y12, Y13")
+				g.line("VMOVUPS Y13, %d(DI)", 128*(y+c))
+				g.line("VANDPS Y14, Y12, Y12")
+				g.line("VMOVUPS Y12, %d(DI)", 128*(y+c)+64)
+			}
+		}
+	}
+	for _, p := range []string{"SI", "R9", "R10", "R13"} {
+		g.line("ADDQ $%d, %s", 32*blocks, p)
+	}
+	g.line("ADDQ $1024, DI")
+	g.line("SUBQ $16, CX")
 	g.line("JNZ loop")
 	g.end()
 }
