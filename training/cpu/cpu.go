@@ -125,6 +125,7 @@ type work struct {
 	few   [8 * blockK]float32
 	tile  tile
 	spare []float32
+	then  uintptr // where the operand of the next product lies, or 0
 }
 
 // scratch returns n values of any content, until the next call.

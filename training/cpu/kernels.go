@@ -71,6 +71,7 @@ type tile struct {
 	cRow   int      // 56
 	add    int      // 64: not zero adds the sum to C
 	n      int      // 72: columns of a strip; a tile kernel does not look
+	ahead  uintptr  // 80: memory that will be wanted; a kernel may fetch it to the cache
 }
 
 // Available lists the instruction sets of this machine, fastest first.

@@ -23,6 +23,24 @@ type right struct {
 	half           []uint16 // bfloat16 values instead of f
 	row            int
 	turned, packed bool
+	far            bool // it is not in the cache, and all of f or half is wanted in the end
+}
+
+// span is where columns n0 to n1 of a far operand of k rows lie, if that is in one piece.
+func (r right) span(k, n0, n1 int) (at, bytes uintptr) {
+	switch {
+	case !r.far:
+	case r.turned && r.half == nil:
+		at, bytes = uintptr(unsafe.Pointer(&r.f[n0*r.row])), uintptr(4*(n1-n0)*r.row)
+	case r.turned:
+		at, bytes = uintptr(unsafe.Pointer(&r.half[n0*r.row])), uintptr(2*(n1-n0)*r.row)
+	case n1-n0 < r.row:
+	case r.half == nil:
+		at, bytes = uintptr(unsafe.Pointer(&r.f[0])), uintptr(4*k*r.row)
+	default:
+		at, bytes = uintptr(unsafe.Pointer(&r.half[0])), uintptr(2*k*r.row)
+	}
+	return at, bytes
 }
 
 // from is packed r without its first rows.
@@ -122,43 +140,64 @@ func (b *Backend) product(w *work, c []float32, ldc int, a view, r right, k, m0,
 	copied := n1-n0 > 64 || a.col != 1 && n1-n0 > 32
 	strips := (m + b.rows - 1) / b.rows
 	t := &w.tile
-	for j := n0; j < n1; j += blockN {
+	// Blocks go in the order in which r lies in memory. While one is multiplied by, those that follow are fetched.
+	wide, deep := (n1-n0+blockN-1)/blockN, max(1, (k+blockK-1)/blockK)
+	at, bytes := r.span(k, n0, n1)
+	part, lead := bytes/uintptr(wide*deep), deep
+	if !r.turned {
+		lead = wide
+	}
+	for block := range wide * deep {
+		j, k0 := n0+block/deep*blockN, block%deep*blockK
+		if !r.turned {
+			j, k0 = n0+block%wide*blockN, block/wide*blockK
+		}
 		n := min(blockN, n1-j)
-		for k0 := 0; k0 == 0 || k0 < k; k0 += blockK {
-			*t = tile{b: &w.block[0], k: min(blockK, k-k0), cRow: 4 * ldc, n: n}
-			if add || k0 > 0 {
-				t.add = 1
-			}
+		*t = tile{b: &w.block[0], k: min(blockK, k-k0), cRow: 4 * ldc, n: n}
+		if add || k0 > 0 {
+			t.add = 1
+		}
+		switch {
+		case t.k == 0:
+		case r.packed:
+			t.b, t.bPanel = &r.f[j*r.row+16*k0], 64*r.row
+		default:
+			b.pack(w, w.block[:], r, k0, t.k, j, n)
+			t.bPanel = 64 * t.k
+		}
+		ahead, step := uintptr(unsafe.Pointer(t.b)), part/uintptr(strips)
+		switch next := block + lead; {
+		case at == 0:
+		case next < wide*deep:
+			ahead = at + uintptr(next)*part
+		case w.then != 0:
+			ahead = w.then + uintptr(next-wide*deep)*part
+		default:
+			step = 0
+		}
+		i := m0
+		for s := range strips {
+			h := (m1 - i + strips - s - 1) / (strips - s)
+			t.a, t.aRow, t.aCol = &w.left[0], 4*a.row, 4*a.col
 			switch {
 			case t.k == 0:
-			case r.packed:
-				t.b, t.bPanel = &r.f[j*r.row+16*k0], 64*r.row
+			case !copied:
+				t.a = &a.data[i*a.row+k0*a.col]
+			case a.col == 1:
+				b.move(w.left[:], a.data[i*a.row+k0:], h, t.k, a.row, stripRow, 16)
+				t.aRow = 4 * stripRow
 			default:
-				b.pack(w, w.block[:], r, k0, t.k, j, n)
-				t.bPanel = 64 * t.k
+				b.move(w.left[:], a.data[i*a.row+k0*a.col:], t.k, h, a.col, 16, 0)
+				t.aRow, t.aCol = 4, 64
 			}
-			i := m0
-			for s := range strips {
-				h := (m1 - i + strips - s - 1) / (strips - s)
-				t.a, t.aRow, t.aCol = &w.left[0], 4*a.row, 4*a.col
-				switch {
-				case t.k == 0:
-				case !copied:
-					t.a = &a.data[i*a.row+k0*a.col]
-				case a.col == 1:
-					b.move(w.left[:], a.data[i*a.row+k0:], h, t.k, a.row, stripRow, 16)
-					t.aRow = 4 * stripRow
-				default:
-					b.move(w.left[:], a.data[i*a.row+k0*a.col:], t.k, h, a.col, 16, 0)
-					t.aRow, t.aCol = 4, 64
-				}
-				t.c = &c[i*ldc+j]
-				_ = c[(i+h-1)*ldc+j+n-1]
-				b.strip(h, t)
-				i += h
-			}
+			t.c = &c[i*ldc+j]
+			_ = c[(i+h-1)*ldc+j+n-1]
+			t.ahead = ahead + uintptr(s)*step
+			b.strip(h, t)
+			i += h
 		}
 	}
+	w.then = 0
 }
 
 // grid cuts m rows and n columns into parts that keep all threads busy and runs them in parallel. Columns are cut first:

@@ -176,8 +176,12 @@ func (b *Backend) gathered(m *mix, x []float32, experts []backend.Expert) {
 	d, f := m.Model, m.Width
 	b.rowsOf(m.tokens*m.TopK, normRows, func(lo, hi int) { m.rows(m.x[lo*d:], x, lo, hi) })
 	b.stages(m, f, d, func(int) bool { return true }, func(w *work, c chunk) {
-		gate, up, _ := expertWeights(experts[c.expert])
+		gate, up, down := expertWeights(experts[c.expert])
+		w.then, _ = up.forward().span(d, c.n0, c.n1)
 		b.product(w, m.g, f, view{m.x, d, 1}, gate.forward(), d, c.lo, c.hi, c.n0, c.n1, false)
+		if c.n0 == 0 && c.n1 == f {
+			w.then, _ = down.forward().span(f, 0, d)
+		}
 		b.product(w, m.u, f, view{m.x, d, 1}, up.forward(), d, c.lo, c.hi, c.n0, c.n1, false)
 		c.runs(f, func(lo, hi int) { b.siluMul(m.a[lo:hi], m.g[lo:hi], m.u[lo:hi]) })
 	}, func(w *work, c chunk) {
@@ -205,9 +209,15 @@ func (b *Backend) passing(m *mix, x []float32, experts []backend.Expert) {
 		buf := w.scratch(n * (d + 2*f))
 		xs, g, u := buf[:n*d], buf[n*d:n*(d+f)], buf[n*(d+f):]
 		m.rows(xs, x, c.lo, c.hi)
+		w.then, _ = up.forward().span(d, 0, f)
 		b.product(w, g, f, view{xs, d, 1}, gate.forward(), d, 0, n, 0, f, false)
+		w.then, _ = down.forward().span(f, 0, d)
 		b.product(w, u, f, view{xs, d, 1}, up.forward(), d, 0, n, 0, f, false)
 		b.siluMul(g, g, u)
+		if next := i + b.threads; next < len(parts) && parts[next].expert != c.expert {
+			gate, _, _ := expertWeights(experts[parts[next].expert])
+			w.then, _ = gate.forward().span(d, 0, f)
+		}
 		b.product(w, m.y[c.lo*d:], d, view{g, f, 1}, down.forward(), f, 0, n, 0, d, false)
 	})
 }
@@ -287,7 +297,8 @@ func (b *Backend) MixtureGrad(dx, dlogits, dy, _ backend.Buffer, experts []backe
 	})
 	b.expertGrads(m, grads, d, f, m.dy, m.a, func(g backend.ExpertGrad) backend.Buffer { return g.Down })
 	b.stages(m, f, d, func(e int) bool { return DX != nil || grads[e].Gate != nil }, func(w *work, c chunk) {
-		_, _, down := expertWeights(experts[c.expert])
+		gate, _, down := expertWeights(experts[c.expert])
+		w.then, _ = gate.back().span(f, 0, d)
 		b.product(w, m.da, f, view{m.dy, d, 1}, down.back(), d, c.lo, c.hi, c.n0, c.n1, false)
 		// m.a is not needed any more: it takes the gradient of u, and m.da that of g.
 		c.runs(f, func(lo, hi int) { b.siluMulGrad(m.da[lo:hi], m.a[lo:hi], m.da[lo:hi], m.g[lo:hi], m.u[lo:hi]) })
@@ -296,6 +307,7 @@ func (b *Backend) MixtureGrad(dx, dlogits, dy, _ backend.Buffer, experts []backe
 			return
 		}
 		gate, up, _ := expertWeights(experts[c.expert])
+		w.then, _ = up.back().span(f, c.n0, c.n1)
 		b.product(w, m.y, d, view{m.da, f, 1}, gate.back(), f, c.lo, c.hi, c.n0, c.n1, false)
 		b.product(w, m.y, d, view{m.a, f, 1}, up.back(), f, c.lo, c.hi, c.n0, c.n1, true)
 	})

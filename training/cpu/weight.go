@@ -66,10 +66,12 @@ func (w *weight) Shape() (out, in int) { return w.out, w.in }
 func (w *weight) Refresh() {}
 
 // forward is Wᵀ as a right-hand operand: k = in, n = out.
-func (w *weight) forward() right { return right{f: w.data, half: w.half, row: w.in, turned: true} }
+func (w *weight) forward() right {
+	return right{f: w.data, half: w.half, row: w.in, turned: true, far: true}
+}
 
 // back is W as a right-hand operand: k = out, n = in.
-func (w *weight) back() right { return right{f: w.data, half: w.half, row: w.in} }
+func (w *weight) back() right { return right{f: w.data, half: w.half, row: w.in, far: true} }
 
 // Linear sets y = x·Wᵀ.
 func (b *Backend) Linear(y, x backend.Buffer, m backend.Weight) {

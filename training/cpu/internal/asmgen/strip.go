@@ -30,7 +30,7 @@ func (g *gen) strips() {
 // Columns beyond n are computed from the panel's padding and not stored.
 //
 // The tile struct (see kernels.go of package cpu): a 0, aRow 8, aCol 16, b 24, bPanel 32, k 40, c 48, cRow 56, add 64,
-// n 72; strides in bytes. The locals are the columns left, and the offsets to the next panel and columns of C.
+// n 72, ahead 80; strides in bytes. The locals are the columns left, and the offsets to the next panel and columns of C.
 func (g *gen) strip(m int) {
 	_, wide := g.isa.tile()
 	g.frame = 24
@@ -42,6 +42,7 @@ func (g *gen) strip(m int) {
 	g.line("LEAQ (R11)(R11*2), R12")
 	g.line("MOVQ 72(DI), AX")
 	g.line("MOVQ AX, 0(SP)")
+	g.line("MOVQ 80(DI), R15")
 	g.line("MOVQ $0, 8(SP)")
 	g.line("MOVQ $0, 16(SP)")
 	g.label("next")
@@ -144,6 +145,10 @@ func (g *gen) tile(name string, m, v int, last bool) {
 	g.label(name + "Loop")
 	for i := range unroll {
 		step(64 * i)
+		if i%2 == 0 {
+			g.line("PREFETCHT1 (R15)")
+			g.line("ADDQ $64, R15")
+		}
 	}
 	advance(unroll)
 	g.line("SUBQ $%d, CX", unroll)
