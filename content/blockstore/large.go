@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
-	mh "github.com/multiformats/go-multihash"
 )
 
 // large keeps each block as a file of its own, named by its hash, in one of 256 directories. badger would append them to
@@ -118,6 +117,13 @@ func (l *large) note(digest []byte, at stamp) {
 	l.hashed[string(digest)] = at
 }
 
+// forget makes the next read of a file hash it.
+func (l *large) forget(digest []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.hashed, string(digest))
+}
+
 // write stores a block under a name that nobody reads until it is whole. With sync it is durable on return.
 func (l *large) write(digest, data []byte, sync bool) (err error) {
 	path := l.path(digest)
@@ -196,8 +202,8 @@ func (l *large) sync() error {
 	return err
 }
 
-// keys sends the CID of every block, with codec raw.
-func (l *large) keys(ctx context.Context, out chan<- cid.Cid) error {
+// each calls fn with the digest and the length of every block, until it fails.
+func (l *large) each(fn func(digest []byte, length int64) error) error {
 	return filepath.WalkDir(l.dir, func(path string, e fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // deleted since
@@ -209,12 +215,26 @@ func (l *large) keys(ctx context.Context, out chan<- cid.Cid) error {
 		if err != nil || len(digest) != sha256.Size {
 			return nil // not ours
 		}
-		h, err := mh.Encode(digest, mh.SHA2_256)
+		stat, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return fn(digest, stat.Size())
+	})
+}
+
+// keys sends the CID of every block, with codec raw.
+func (l *large) keys(ctx context.Context, out chan<- cid.Cid) error {
+	return l.each(func(digest []byte, _ int64) error {
+		c, err := rawCID(digest)
 		if err != nil {
 			return err
 		}
 		select {
-		case out <- cid.NewCidV1(cid.Raw, h):
+		case out <- c:
 			return nil
 		case <-ctx.Done():
 			return context.Cause(ctx)

@@ -27,6 +27,13 @@ type Options struct {
 	// Reserve is the free space below which Put fails with [ErrDiskFull]; 0 means 64 MiB. Files are written through memory
 	// maps, where a full disk would be a fault of the process rather than an error, so it must not come to that.
 	Reserve uint64
+	// Quota bounds the bytes of all blocks; 0 means that only the disk does. A put that would exceed it, or the reserve,
+	// first makes room, where Links is set: blocks that no pin and no hold keeps go, then spare pins with what only they
+	// keep, the oldest first. If that is not enough the put is refused with [ErrQuota] or [ErrDiskFull]. What other pins
+	// and open holds keep is never given up.
+	Quota uint64
+	// Links tells what a block links to, for [Store.Collect].
+	Links Links
 	// Free tells how many bytes the disk of dir has left. nil asks the operating system.
 	Free func(dir string) (uint64, error)
 }
