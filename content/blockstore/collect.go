@@ -192,7 +192,7 @@ func (s *Store) sweep(step []cid.Cid, c *Collected) error {
 			c.Kept++
 			c.KeptBytes += uint64(n)
 			continue
-		case n < largeBlock:
+		case n < s.opts.large:
 			small++
 			err = batch.Delete(key(k))
 		}

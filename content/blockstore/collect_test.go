@@ -92,8 +92,8 @@ func holdsExactly(t *testing.T, s *Store, want, gone []blocks.Block) {
 func TestCollect(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir, linked())
-	small, big, alone, garbage, garbageBig := blockstoretest.Block(1, 2000), blockstoretest.Block(2, 100_000), blockstoretest.Block(3, 90_000),
-		blockstoretest.Block(4, 3000), blockstoretest.Block(5, 200_000)
+	small, big, alone, garbage, garbageBig := blockstoretest.Block(1, 2000), blockstoretest.Block(2, 300_000), blockstoretest.Block(3, 90_000),
+		blockstoretest.Block(4, 3000), blockstoretest.Block(5, 400_000)
 	inner := listOf(1, small.Cid(), big.Cid())
 	absent := blockstoretest.Block(6, 10)
 	root := listOf(2, cid.NewCidV1(cid.Raw, inner.Cid().Hash()), inner.Cid(), absent.Cid(), inner.Cid())
@@ -117,7 +117,7 @@ func TestCollect(t *testing.T) {
 	reports := 0
 	got, err := s.Collect(t.Context(), func(Collected) { reports++ })
 	must(t, err)
-	if got.Removed != 2 || got.RemovedBytes != 203_000 || got.Kept != len(kept) || got.Absent != 1 {
+	if got.Removed != 2 || got.RemovedBytes != 403_000 || got.Kept != len(kept) || got.Absent != 1 {
 		t.Errorf("%+v", got)
 	}
 	holdsExactly(t, s, kept, []blocks.Block{garbage, garbageBig})
@@ -184,7 +184,7 @@ func TestHold(t *testing.T) {
 		must(t, err)
 	}
 	must(t, s.Pin(t.Context(), Pin{Owner: Owner{"network", "n"}}))
-	before, asked, put, again, later := blockstoretest.Block(1, 80_000), blockstoretest.Block(2, 80_000), blockstoretest.Block(3, 2000),
+	before, asked, put, again, later := blockstoretest.Block(1, 300_000), blockstoretest.Block(2, 300_000), blockstoretest.Block(3, 2000),
 		blockstoretest.Block(4, 2000), blockstoretest.Block(5, 2000)
 	must(t, s.PutMany(t.Context(), []blocks.Block{before, asked, again}))
 	first := s.Hold()
@@ -216,7 +216,7 @@ func TestCollectBesideWork(t *testing.T) {
 	ctx := t.Context()
 	dag := func(n uint64) []blocks.Block {
 		// Neighbours share a leaf, which is garbage for a moment between them.
-		a, b, c := blockstoretest.Block(n, 70_000), blockstoretest.Block(n+1, 70_000), blockstoretest.Block(1<<40|n, 2000)
+		a, b, c := blockstoretest.Block(n, 270_000), blockstoretest.Block(n+1, 70_000), blockstoretest.Block(1<<40|n, 2000)
 		inner := listOf(n, a.Cid(), c.Cid())
 		return []blocks.Block{a, b, c, inner, listOf(n, inner.Cid(), b.Cid())}
 	}

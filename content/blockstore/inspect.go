@@ -182,7 +182,7 @@ func (s *Store) examine(c cid.Cid) (n int, sound bool, err error) {
 		return -1, false, explain(s.dir, err)
 	}
 	sum := sha256.Sum256(v)
-	sound = len(v) >= largeBlock && len(v) <= MaxBlock && string(sum[:]) == string(d)
+	sound = len(v) >= s.opts.large && len(v) <= MaxBlock && string(sum[:]) == string(d)
 	if sound {
 		s.big.note(d, at)
 	} else {

@@ -150,7 +150,7 @@ func TestVerify(t *testing.T) {
 	if !v.Sound() || v.Blocks != 7 || v.Total != 7 {
 		t.Errorf("untouched: %+v", v)
 	}
-	must(t, edit(fileOf(s, bs[4]), func(d []byte) []byte { d[100] ^= 1; return d }))
+	must(t, edit(fileOf(s, bs[5]), func(d []byte) []byte { d[100] ^= 1; return d }))
 	wrong, err := blocks.NewBlockWithCid(bs[2].RawData(), blockstoretest.Block(77, 40_000).Cid())
 	must(t, err)
 	must(t, s.PutHashed(t.Context(), []blocks.Block{wrong}))

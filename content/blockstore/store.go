@@ -60,7 +60,11 @@ func Open(dir string, opts Options) (*Store, error) {
 		return nil, err
 	}
 	opts = opts.withDefaults()
-	db, err := badger.Open(opts.badger(dir))
+	settings := opts.badger(dir)
+	if opts.tune != nil {
+		settings = opts.tune(settings)
+	}
+	db, err := badger.Open(settings)
 	if err != nil {
 		return nil, explain(dir, err)
 	}
@@ -185,7 +189,7 @@ func (s *Store) size(c cid.Cid, digest []byte) (n int, err error) {
 		return n, err
 	}
 	n, err = s.big.size(digest)
-	if n < largeBlock || n > MaxBlock { // none, or what a power cut left of one
+	if n < s.opts.large || n > MaxBlock { // none, or what a power cut left of one
 		n = -1
 	}
 	return n, err
@@ -193,7 +197,7 @@ func (s *Store) size(c cid.Cid, digest []byte) (n int, err error) {
 
 // has reports whether a block of n bytes is there: n says where it must be.
 func (s *Store) has(c cid.Cid, digest []byte, n int) (there bool, err error) {
-	if n >= largeBlock {
+	if n >= s.opts.large {
 		size, err := s.big.size(digest)
 		return size == n, err
 	}
@@ -317,7 +321,7 @@ func (s *Store) readLarge(c cid.Cid, digest []byte) (v []byte, sound bool, err e
 	if err != nil || v == nil || sound {
 		return v, sound, err
 	}
-	if sound = len(v) >= largeBlock && Check(c, v) == nil; sound {
+	if sound = len(v) >= s.opts.large && Check(c, v) == nil; sound {
 		s.big.note(digest, at)
 	}
 	return v, sound, nil
@@ -425,7 +429,7 @@ func (s *Store) put(bs []blocks.Block) (total uint64, err error) {
 			return 0, explain(s.dir, err)
 		case there:
 			continue
-		case size < largeBlock:
+		case size < s.opts.large:
 			small = append(small, b)
 		default:
 			big = append(big, b)

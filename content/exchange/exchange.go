@@ -90,7 +90,7 @@ func New(h host.Host, store boxo.Blockstore, config Config) *Exchange {
 		options = append(options, bitswap.WithPeerBlockRequestFilter(config.Serve))
 	}
 	e.swap = bitswap.New(e.ctx, e.guard, config.Finder, store, options...)
-	e.puller = &puller{host: h, guard: e.guard, useful: useful{last: make(map[peer.ID]uint64)}, patience: config.Patience}
+	e.puller = &puller{host: h, guard: e.guard, scores: newScores(), patience: config.Patience}
 	e.server = newServer(e)
 	h.SetStreamHandler(BulkProtocol, e.server.handle)
 	return e
@@ -206,4 +206,8 @@ type Progress struct {
 	Bytes       uint64 // of these
 	MovedBlocks int    // of these, how many came from peers
 	MovedBytes  uint64
+	Wasted      uint64 // bytes that came from two peers
+	Sources     int    // peers that sent any of these over the bulk protocol
+	// Total is what Bytes will be, as far as the content's publisher can be believed; 0 is not known.
+	Total uint64
 }

@@ -24,7 +24,8 @@ type walk struct {
 	report func(Progress)
 	done   Progress
 	seen   *cid.Set
-	from   peer.ID // who is asked first; may be empty
+	by     map[peer.ID]struct{} // who sent anything in bulk
+	from   peer.ID              // who is asked first; may be empty
 	// session is bitswap's for all windows where one peer is likely to have everything, so that it need be found only
 	// once; otherwise every window has its own.
 	whole   bool
@@ -47,7 +48,7 @@ func (e *Exchange) walk(ctx context.Context, bounds Bounds, report func(Progress
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(e.ctx, func() { cancel(ErrClosed) })
 	return &walk{
-		e: e, ctx: ctx, bounds: bounds, report: report, seen: cid.NewSet(),
+		e: e, ctx: ctx, bounds: bounds, report: report, seen: cid.NewSet(), by: map[peer.ID]struct{}{},
 		end: func() {
 			stop()
 			cancel(nil)
@@ -87,6 +88,13 @@ func (w *walk) count(c cid.Cid, size int, moved bool) error {
 		w.done.MovedBytes += uint64(size)
 	}
 	return nil
+}
+
+// countFrom is count for a block that a peer sent.
+func (w *walk) countFrom(p peer.ID, c cid.Cid, size int) error {
+	w.by[p] = struct{}{}
+	w.done.Sources = len(w.by)
+	return w.count(c, size, true)
 }
 
 // bring makes sure that the blocks, each listed once, are in the store. typical is about how long one is.
