@@ -28,11 +28,17 @@ type Config struct {
 	// peer until it disconnects; to refuse its connections is for who knows more of it. Penalise is called from the
 	// goroutine that reads from the peer and must not block; nil means nobody wants to know.
 	Penalise func(peer.ID, Offence)
-	// Finder looks for peers that have a block, beside those connected; nil asks only these.
+	// Finder looks for peers that have a block, beside those connected; nil asks only these. A fetch of a checkpoint connects
+	// to the providers of its root.
 	Finder routing.ContentDiscovery
+	// Provider tells the network that this host has a checkpoint, for Finders elsewhere; nil tells nobody.
+	Provider routing.ContentProviding
 	// Patience is how long a peer that claims to have a block may take to send it before others are asked too; 0 means 5
 	// seconds. A peer on a slow line loses nothing by it: what comes late is taken.
 	Patience time.Duration
+	// ServeRate is how many bytes a second a peer is sent in bulk, with bursts of a second's worth; 0 means 512 MiB. Looking
+	// for a block counts as 4 KiB.
+	ServeRate int
 	// InFlight bounds the bytes that one fetch has asked for at a time; 0 means 32 MiB. All of it may be in memory.
 	InFlight int
 }
@@ -63,6 +69,10 @@ func New(h host.Host, store boxo.Blockstore, config Config) *Exchange {
 	if config.InFlight <= 0 {
 		config.InFlight = 32 << 20
 	}
+	if config.ServeRate <= 0 {
+		config.ServeRate = 512 << 20
+	}
+	config.ServeRate = max(config.ServeRate, MaxBlock) // a block must fit into a burst
 	if config.Patience <= 0 {
 		config.Patience = 5 * time.Second
 	}
@@ -104,6 +114,15 @@ func (e *Exchange) Close() error {
 	return e.swap.Close()
 }
 
+// Provide tells the network that this host has the checkpoint of a root, or whatever else is looked for by one CID. Without
+// a [Config].Provider nothing happens.
+func (e *Exchange) Provide(ctx context.Context, root cid.Cid) error {
+	if e.config.Provider == nil {
+		return nil
+	}
+	return e.config.Provider.Provide(ctx, root, true)
+}
+
 // Put is PutMany of one block.
 func (e *Exchange) Put(ctx context.Context, b blocks.Block) error {
 	return e.PutMany(ctx, []blocks.Block{b})
@@ -123,6 +142,14 @@ func (e *Exchange) PutMany(ctx context.Context, bs []blocks.Block) error {
 // hashedPutter is a store that can be spared hashing blocks a second time.
 type hashedPutter interface {
 	PutHashed(context.Context, []blocks.Block) error
+}
+
+// Sync makes durable what was stored before.
+func (e *Exchange) Sync() error {
+	if s, ok := e.store.(syncer); ok {
+		return s.Sync()
+	}
+	return nil
 }
 
 // PutHashed is PutMany for blocks whose CIDs were just computed from their bytes.
@@ -198,6 +225,16 @@ type Bounds struct {
 	MaxBytes  uint64 // of all blocks
 	MaxBlocks int    // 0 means 2²⁰
 	MaxDepth  int    // of a DAG, 0 for a single block; 0 means 8, which is above that of any file
+}
+
+func (b Bounds) withDefaults() Bounds {
+	if b.MaxBlocks == 0 {
+		b.MaxBlocks = 1 << 20
+	}
+	if b.MaxDepth == 0 {
+		b.MaxDepth = 8
+	}
+	return b
 }
 
 // Progress is what a fetch has done so far.

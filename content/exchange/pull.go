@@ -217,8 +217,8 @@ type delivery struct {
 // How far a peer may fall behind the mean of the others: they may send pullOutpaced times its bytes and a start.
 const (
 	pullOutpaced = 4
-	pullStart    = 4 << 20   // then its request ends, and another peer takes its place
-	pullEnd      = 256 << 10 // then, where nothing else is left to do, its blocks are asked of others too
+	pullStart    = 4 << 20 // then its request ends, and another peer takes its place
+	pullEnd      = 1 << 20 // then, where nothing else is left to do, its blocks are asked of others too, as many at a time
 )
 
 type pullState uint8
@@ -492,6 +492,9 @@ func (u *pull) take(src *source, tried []bool, n int) (part []int, wait <-chan s
 	}
 	// A slow peer sends its part from the front.
 	second := len(part) == 0 && (u.urgent || slow)
+	if second && !u.urgent {
+		n = min(n, max(pullEnd/u.typical, 1))
+	}
 	for i := len(u.cids) - 1; i >= 0 && len(part) < n && second; i-- {
 		if !tried[i] && u.state[i] == pullAsked && u.by[i] != src && (u.urgent || u.outpaced(u.by[i], pullEnd)) {
 			take(i)
