@@ -41,7 +41,7 @@ type Pin struct {
 	Blocks []cid.Cid // kept by themselves
 	// Spare pins are given up, the oldest first, when a put would otherwise exceed the quota.
 	Spare bool
-	// Age orders pins by when they were made. Pin sets it.
+	// Age orders pins by when they were made. [Store.Pin] sets it where it is 0.
 	Age uint64
 }
 
@@ -132,8 +132,10 @@ func (s *Store) Pin(ctx context.Context, p Pin) error {
 			s.age = max(s.age, q.Age)
 		}
 	}
-	s.age++
-	p.Age = s.age
+	if p.Age == 0 {
+		s.age++
+		p.Age = s.age
+	}
 	value, err := p.encode()
 	if err != nil {
 		return err
