@@ -33,9 +33,14 @@ func ExportCAR(ctx context.Context, store Getter, root cid.Cid, out io.Writer, b
 	if err != nil {
 		return Progress{}, err
 	}
-	p, err := descend(ctx, store, root, bounds, func(b blocks.Block) error {
+	var p Progress
+	_, err = descend(ctx, store, root, bounds, func(b blocks.Block) error {
+		p.Blocks, p.Bytes = p.Blocks+1, p.Bytes+uint64(len(b.RawData()))
+		if report != nil {
+			report(p)
+		}
 		return w.Put(ctx, b.Cid().KeyString(), b.RawData())
-	}, report)
+	})
 	if err == nil {
 		err = w.Finalize()
 	}
@@ -48,8 +53,9 @@ func ExportCAR(ctx context.Context, store Getter, root cid.Cid, out io.Writer, b
 	return p, nil
 }
 
-// descend hands out every block of a DAG once, nodes before what is below them, in the order of their links.
-func descend(ctx context.Context, store Getter, root cid.Cid, bounds Bounds, each func(blocks.Block) error, report func(Progress)) (p Progress, err error) {
+// descend hands out every block of a DAG once, nodes before what is below them, in the order of their links, and returns how
+// many there were.
+func descend(ctx context.Context, store Getter, root cid.Cid, bounds Bounds, each func(blocks.Block) error) (p Progress, err error) {
 	bounds = bounds.withDefaults()
 	seen, todo := cid.NewSet(), []cid.Cid{root}
 	for len(todo) > 0 {
@@ -69,9 +75,6 @@ func descend(ctx context.Context, store Getter, root cid.Cid, bounds Bounds, eac
 		}
 		if err := each(b); err != nil {
 			return p, err
-		}
-		if report != nil {
-			report(p)
 		}
 		if c.Prefix().Codec != protocol.DagPB {
 			continue
