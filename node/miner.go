@@ -12,6 +12,7 @@ import (
 
 	"github.com/blockzero-net/bzd/consensus/beacon"
 	"github.com/blockzero-net/bzd/content"
+	"github.com/blockzero-net/bzd/content/blockstore"
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/node/local"
 	"github.com/blockzero-net/bzd/training"
@@ -55,6 +56,10 @@ func (n *Node) mine(ctx context.Context, t timeline, p *local.Phi) error {
 	}
 	if !n.cfg.Behaviour.Withhold {
 		if err := sealed.Publish(ctx, n.content); err != nil {
+			return fmt.Errorf("publish: %w", err)
+		}
+		if err := n.store.Pin(ctx, blockstore.Pin{Owner: owner(pinSubmission, "%d", t.cycle),
+			Blocks: append(content.Segments(sealed.Manifest), sealed.Link.Cid())}); err != nil {
 			return fmt.Errorf("publish: %w", err)
 		}
 	}

@@ -90,7 +90,9 @@ func New(cfg Config) (_ *Node, err error) {
 	if n.backend, err = cpu.New(cpu.Options{Threads: 1, ISA: cpu.ISA(cfg.ISA)}); err != nil {
 		return nil, err
 	}
-	if n.store, err = blockstore.Open(filepath.Join(cfg.Dir, "blocks"), blockstore.DefaultOptions()); err != nil {
+	o := blockstore.DefaultOptions()
+	o.Links, o.Quota = exchange.Links, cfg.Quota
+	if n.store, err = blockstore.Open(filepath.Join(cfg.Dir, "blocks"), o); err != nil {
 		return nil, err
 	}
 	n.closers = append(n.closers, n.store.Close)
@@ -250,6 +252,8 @@ func (n *Node) cycle(ctx context.Context, cycle uint64) error {
 	if err != nil {
 		return err
 	}
+	// What is made and met in a cycle stays while it lasts, pinned or not.
+	defer n.store.Hold()()
 	n.enter(t, s)
 	if err := n.catchUp(ctx, cycle); err != nil {
 		n.trouble(cycle, err)
@@ -277,5 +281,8 @@ func (n *Node) cycle(ctx context.Context, cycle uint64) error {
 	}
 	wg.Wait()
 	n.advance(ctx, t, out)
+	if err := n.tidy(n.running, cycle); err != nil {
+		n.trouble(cycle, err)
+	}
 	return outer.Err()
 }

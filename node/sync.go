@@ -26,6 +26,9 @@ func (n *Node) Start(ctx context.Context) error {
 	if n.genesis, err = protocol.DecodeGenesis(raw); err != nil {
 		return fmt.Errorf("genesis %s: %w", n.cfg.Network, err)
 	}
+	if err := n.pinGenesis(ctx); err != nil {
+		return err
+	}
 	sets, err := n.datasets(ctx)
 	if err != nil {
 		return err
@@ -76,6 +79,9 @@ func (n *Node) late(ctx context.Context) bool {
 func (n *Node) moveTo(ctx context.Context, l protocol.Link) error {
 	if n.phi != nil && n.phi.Link == l {
 		return nil
+	}
+	if err := n.pinCheckpoint(ctx, l); err != nil {
+		return err
 	}
 	dir, err := n.content.checkpoint(ctx, l)
 	if err != nil {

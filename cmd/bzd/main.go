@@ -34,7 +34,8 @@ The jobs of a cycle, on this machine:
 
 Models and text:
   genesis      train the base model, plan a network, verify what is embedded
-  checkpoint   show, import, export
+  checkpoint   show, list, fetch, compare, import, export
+  store        what a node's block store holds: stat, gc, verify
   sample       continue a prompt
   data         list the domains on this machine
 
@@ -75,10 +76,18 @@ var commands = map[string]command{
 	"genesis verify": genesisVerify,
 	"genesis show":   genesisShow,
 
-	"checkpoint":        family(checkpointHelp, "show, import or export"),
+	"checkpoint":        family(checkpointHelp, "show, ls, get, diff, import or export"),
 	"checkpoint show":   checkpointShow,
+	"checkpoint ls":     checkpointList,
+	"checkpoint get":    checkpointGet,
+	"checkpoint diff":   checkpointDiff,
 	"checkpoint import": checkpointImport,
 	"checkpoint export": checkpointExport,
+
+	"store":        family(storeHelp, "stat, gc or verify"),
+	"store stat":   storeStat,
+	"store gc":     storeGC,
+	"store verify": storeVerify,
 }
 
 // family answers the first word of two-word commands by itself.
