@@ -68,7 +68,7 @@ var (
 	}
 )
 
-func (f Family) facts() *facts { return &familyFacts[f] }
+func (f Family) facts() facts { return familyFacts[f] }
 
 // String is the model_type.
 func (f Family) String() string { return f.facts().modelType }
@@ -76,8 +76,8 @@ func (f Family) String() string { return f.facts().modelType }
 // familyOf finds a family by its model_type.
 func familyOf(modelType string) (Family, error) {
 	var known []string
-	for f := range familyFacts {
-		switch x := &familyFacts[f]; {
+	for f, x := range familyFacts {
+		switch {
 		case x.modelType == modelType && x.lacks != "":
 			return 0, fmt.Errorf("%w: config.json: model_type %q: its %s is not computed yet", ErrConfig, modelType, x.lacks)
 		case x.modelType == modelType:

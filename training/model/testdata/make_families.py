@@ -73,6 +73,7 @@ if __name__ == "__main__":
         losses.mean().backward()
         out = {
             "config": json.loads(cfg.to_json_string(use_diff=True)), "seq": SEQ,
+            "names": {n: list(p.shape) for n, p in model.named_parameters()},
             "tokens": tokens.reshape(-1).tolist(), "targets": targets.reshape(-1).tolist(),
             "logits": pack(logits.detach().reshape(-1)), "losses": losses.detach().tolist(),
             "grads": {canonical(n): pack(p.grad if p.grad is not None else torch.zeros_like(p)) for n, p in model.named_parameters()},
