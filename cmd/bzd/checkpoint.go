@@ -15,7 +15,7 @@ import (
 const checkpointHelp = `Usage: bzd checkpoint show|import|export [flags] ...
 
   show DIR          the CID, the model, the files and expert groups of a checkpoint
-  import SRC DIR    turn a Hugging Face qwen3_moe model into a checkpoint: all experts in the hub, no groups yet
+  import SRC DIR    turn a Hugging Face model of any family that bzd computes into a checkpoint: all experts in the hub
   export SRC DIR    copy a checkpoint, verified, into a directory that transformers loads as it stands`
 
 // dirs reads the flags and the directories that follow them.
@@ -50,7 +50,8 @@ Shows the CID, the model, the files and expert groups of a checkpoint, after rea
 func checkpointImport(_ context.Context, env environment, args []string) error {
 	c := newFlags(env, "checkpoint import", `Usage: bzd checkpoint import [flags] SRC DIR
 
-Turns a Hugging Face qwen3_moe model into a checkpoint: all experts in the hub, no groups yet.`).compute()
+Turns a Hugging Face model (qwen3_moe, olmoe, mixtral or qwen2_moe) into a checkpoint: all experts in the hub, no groups
+yet. With groups it is bzd genesis import.`)
 	round := c.set.Bool("round", false, "round hub weights that bf16 cannot hold exactly, instead of refusing them")
 	if err := c.dirs(args, "SRC", "DIR"); err != nil {
 		return err
@@ -59,11 +60,7 @@ Turns a Hugging Face qwen3_moe model into a checkpoint: all experts in the hub, 
 	if err := newDir(to); err != nil {
 		return err
 	}
-	b, err := c.backend(c.workers())
-	if err != nil {
-		return err
-	}
-	link, err := local.Import(b, from, to, *round)
+	link, err := local.Import(from, to, *round)
 	if errors.Is(err, checkpoint.ErrNotExact) {
 		return fmt.Errorf("%w; --round rounds such weights", err)
 	}
@@ -101,8 +98,8 @@ func showCheckpoint(out io.Writer, p *local.Phi, dir string) error {
 		previous = p.State.Previous.String()
 	}
 	fmt.Fprintf(out, "previous    %s\n", previous)
-	fmt.Fprintf(out, "model       qwen3_moe, %d parameters: %d layers of %d, %d heads (%d key-value), %d experts of %d, top %d, %d tokens\n",
-		c.Params(), c.Layers, c.Dim, c.Heads, c.KVHeads, c.Experts, c.Width, c.TopK, c.Vocab)
+	fmt.Fprintf(out, "model       %s, %d parameters: %d layers of %d, %d heads (%d key-value), %d experts of %d, top %d, %d tokens\n",
+		c.Family, c.Params(), c.Layers, c.Dim, c.Heads, c.KVHeads, c.Experts, c.Width, c.TopK, c.Vocab)
 	if len(p.State.Groups) == 0 {
 		fmt.Fprintln(out, "no groups   nobody can train it in a network yet")
 	}

@@ -137,7 +137,7 @@ func (c *common) found(b *cpu.Backend, dir string, o local.GenesisOptions) (prot
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fail(err)
 	}
-	g, admitted, err := local.Compose(b, base, sets, checkpoint, o)
+	g, admitted, err := local.Compose(b, &local.Phi{Model: base}, sets, checkpoint, o)
 	if err == nil {
 		_, err = local.NewNetwork(g, sets)
 	}

@@ -225,7 +225,7 @@ func (w *network) found() error {
 		if err := os.MkdirAll(w.Dir, 0o755); err != nil {
 			return err
 		}
-		g, _, err := local.Compose(w.backend, base, w.Sets, dir, local.DefaultGenesis())
+		g, _, err := local.Compose(w.backend, &local.Phi{Model: base}, w.Sets, dir, local.DefaultGenesis())
 		if err != nil {
 			return err
 		}

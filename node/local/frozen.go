@@ -16,7 +16,7 @@ func Outline(dir, name string) (model.Config, []model.ExpertRef, error) {
 		return model.Config{}, nil, err
 	}
 	defer c.Close()
-	config, err := readConfig(c, dir)
+	config, _, err := readConfig(c, dir)
 	if err != nil {
 		return model.Config{}, nil, err
 	}

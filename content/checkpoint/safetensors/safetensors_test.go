@@ -126,7 +126,7 @@ func TestReference(t *testing.T) {
 					if err != nil || !slices.Equal(bitsOf(dst), w.Bits) {
 						t.Errorf("%s: %x, %v, want %x", info.Name, bitsOf(dst), err, w.Bits)
 					}
-					rewrite = append(rewrite, Tensor{info.Name, info.DType, info.Shape, dst})
+					rewrite = append(rewrite, Tensor{Name: info.Name, DType: info.DType, Shape: info.Shape, Data: dst})
 				}
 				if len(rewrite) != len(infos) || want.Metadata["format"] != "pt" {
 					return
