@@ -8,7 +8,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/blockzero-net/bzd/node/local"
-	"github.com/blockzero-net/bzd/training/tokenizer"
 )
 
 func sample(ctx context.Context, env environment, args []string) error {
@@ -48,17 +47,23 @@ Continues a prompt, the most probable token at a time, or at random with --tempe
 		return err
 	}
 	fmt.Fprint(env.out, *prompt)
-	var held []byte // bytes of a character that is not whole yet
-	err = p.Model.Generate(ctx, tokenizer.Encode([]byte(*prompt)), *n, *temperature, *seed, func(id int32) error {
-		text, err := tokenizer.Decode([]int32{id})
+	ids := p.Tokens.Prompt([]byte(*prompt))
+	before, err := p.Tokens.Decode(ids)
+	if err != nil {
+		return err
+	}
+	written := len(before)
+	err = p.Model.Generate(ctx, ids, *n, *temperature, *seed, func(id int32) error {
+		ids = append(ids, id)
+		text, err := p.Tokens.Decode(ids) // whole: a token's text may depend on those before it
 		if err != nil {
 			return err
 		}
-		if held = append(held, text...); !utf8.FullRune(held) {
-			return nil
+		if written >= len(text) || !utf8.FullRune(text[written:]) {
+			return nil // a character that is not whole yet
 		}
-		_, err = env.out.Write(held)
-		held = held[:0]
+		_, err = env.out.Write(text[written:])
+		written = len(text)
 		return err
 	})
 	fmt.Fprintln(env.out)

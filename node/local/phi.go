@@ -32,7 +32,12 @@ func LoadPhi(b backend.Backend, dir string) (*Phi, error) {
 type loader func(model.Config, model.Source) (*model.Model, error)
 
 func whole(b backend.Backend) loader {
-	return func(c model.Config, src model.Source) (*model.Model, error) { return model.New(b, c, src) }
+	return func(c model.Config, src model.Source) (*model.Model, error) {
+		if err := checkMemory(b, c); err != nil {
+			return nil, err
+		}
+		return model.New(b, c, src)
+	}
 }
 
 // LoadVerified is LoadPhi of a directory that is known to be the checkpoint of that link and those parts: its files are
