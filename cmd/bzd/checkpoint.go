@@ -75,12 +75,20 @@ func checkpointExport(_ context.Context, env environment, args []string) error {
 	c := newFlags(env, "checkpoint export", `Usage: bzd checkpoint export SRC DIR
 
 Copies a checkpoint, verified, into a directory that transformers loads as it stands.`)
+	fused := c.set.Bool("fused", false, "write the model alone, the experts of each layer in two tensors, as transformers 5 keeps them")
 	if err := c.dirs(args, "SRC", "DIR"); err != nil {
 		return err
 	}
 	from, to := c.set.Arg(0), c.set.Arg(1)
 	if err := newDir(to); err != nil {
 		return err
+	}
+	if *fused {
+		if err := local.ExportFused(from, to); err != nil {
+			return err
+		}
+		fmt.Fprintf(env.out, "exported %s with fused experts to %s\n", from, to)
+		return nil
 	}
 	link, err := local.Export(from, to)
 	if err != nil {

@@ -238,7 +238,7 @@ func admissionCost(ctx context.Context, c *common, b *cpu.Backend, base *local.P
 		return err
 	}
 	w := table(c.env.out)
-	fmt.Fprintln(w, "\ndomain\tloss of the base → with experts of its own, nats per byte\t")
+	fmt.Fprintf(w, "\ndomain\tloss of the base → with experts of its own, nats per %s\t\n", base.Tokens.Unit())
 	for _, d := range n.Genesis.Domains {
 		fmt.Fprintf(w, "%s\t%s\t\n", d.Name, change(before[d.Name], after[d.Name]))
 	}

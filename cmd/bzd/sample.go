@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"path/filepath"
 	"unicode/utf8"
 
 	"github.com/blockzero-net/bzd/node/local"
+	"github.com/blockzero-net/bzd/training/tokenizer"
 )
 
 func sample(ctx context.Context, env environment, args []string) error {
@@ -54,11 +56,14 @@ Continues a prompt, the most probable token at a time, or at random with --tempe
 	}
 	written := len(before)
 	err = p.Model.Generate(ctx, ids, *n, *temperature, *seed, func(id int32) error {
-		ids = append(ids, id)
-		text, err := p.Tokens.Decode(ids) // whole: a token's text may depend on those before it
-		if err != nil {
+		text, err := p.Tokens.Decode(append(ids, id)) // whole: a token's text may depend on those before it
+		switch {
+		case errors.Is(err, tokenizer.ErrToken):
+			return nil // a row of the embedding that stands for nothing
+		case err != nil:
 			return err
 		}
+		ids = append(ids, id)
 		if written >= len(text) || !utf8.FullRune(text[written:]) {
 			return nil // a character that is not whole yet
 		}

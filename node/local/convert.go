@@ -81,5 +81,42 @@ func Import(src, dst string, round bool) (protocol.Link, error) {
 	return f.write(dst, nil, round)
 }
 
-// Export copies the checkpoint in src to dst and verifies the copy.
+// Export copies the checkpoint in src to dst and verifies the copy. It has the layout of the model's family.
 func Export(src, dst string) (protocol.Link, error) { return link(checkpoint.Copy(dst, src)) }
+
+// ExportFused writes the model of the checkpoint in src to dst with the experts of each layer in two tensors, as
+// transformers 5 keeps them. It is no checkpoint: it has no groups.
+func ExportFused(src, dst string) error {
+	f, err := openForeign(src)
+	if err != nil {
+		return err
+	}
+	defer f.c.Close()
+	documents, err := readDocuments(f.c)
+	if err != nil {
+		return err
+	}
+	var tensors []checkpoint.Tensor
+	for _, s := range f.config.Stored(true) {
+		t := checkpoint.BF16
+		for _, p := range s.Parts {
+			if f.w.at[p.Name].info.DType != checkpoint.BF16 {
+				t = checkpoint.F32
+			}
+		}
+		x := tensorOf(model.Spec{Name: s.Name, Shape: s.Shape}, t, nil)
+		x.Load = func() (all []float32, err error) {
+			for _, p := range s.Parts {
+				v, err := f.w.load(p)
+				if err != nil {
+					return nil, err
+				}
+				all = append(all, v...)
+			}
+			return all, nil
+		}
+		tensors = append(tensors, x)
+	}
+	_, err = checkpoint.Write(dst, checkpoint.Contents{Documents: documents, Files: checkpoint.Shards("model", 0, tensors)})
+	return err
+}

@@ -27,6 +27,14 @@ func (t Tokenizer) bytes() int {
 	return bytesPerToken
 }
 
+// Unit is what losses are per: "byte" or "token".
+func (t Tokenizer) Unit() string {
+	if t.file == nil {
+		return "byte"
+	}
+	return "token"
+}
+
 // Encode returns the tokens of text.
 func (t Tokenizer) Encode(text []byte) []int32 {
 	if t.file == nil {

@@ -26,21 +26,25 @@ type place struct {
 // that is not known would change what the model computes.
 func openWeights(c *checkpoint.Checkpoint, dir string, config model.Config) (*weights, error) {
 	w := &weights{c: c, at: map[string]place{}}
-	fault := func(i checkpoint.Info, format string, a ...any) error {
-		return fmt.Errorf("%w: %w", model.ErrWeights, &checkpoint.FormatError{File: filepath.Join(dir, i.File), Tensor: i.Name, Field: "shape", Reason: fmt.Sprintf(format, a...)})
+	fault := func(file, tensor, field, format string, a ...any) error {
+		return fmt.Errorf("%w: %w", model.ErrWeights, &checkpoint.FormatError{File: filepath.Join(dir, file), Tensor: tensor, Field: field, Reason: fmt.Sprintf(format, a...)})
+	}
+	list := checkpoint.IndexName
+	if files := c.Files(); len(files) == 1 && files[0].Name == checkpoint.SingleName {
+		list = checkpoint.SingleName
 	}
 	_, err := c.Tensor(model.FusedName)
 	known := map[string]bool{}
 	for _, s := range config.Stored(err == nil) {
 		info, err := c.Tensor(s.Name)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w; config.json (model_type %s) wants it", model.ErrWeights, err, config.Family)
+			return nil, fault(list, s.Name, "", "missing; config.json (model_type %s) wants it", config.Family)
 		}
 		if !equal(info.Shape, s.Shape) {
 			if n := len(s.Shape); n == 3 && equal(info.Shape, []int{s.Shape[0], s.Shape[2], s.Shape[1]}) {
-				return nil, fault(info, "%v: matrices of experts are transposed, and are not read so; config.json wants %v", info.Shape, s.Shape)
+				return nil, fault(info.File, info.Name, "shape", "%v: matrices of experts are transposed, and are not read so; config.json wants %v", info.Shape, s.Shape)
 			}
-			return nil, fault(info, "%v, config.json wants %v", info.Shape, s.Shape)
+			return nil, fault(info.File, info.Name, "shape", "%v, config.json wants %v", info.Shape, s.Shape)
 		}
 		known[s.Name] = true
 		first := int64(0)
@@ -52,7 +56,7 @@ func openWeights(c *checkpoint.Checkpoint, dir string, config model.Config) (*we
 	for _, info := range c.Tensors() {
 		ignored := strings.HasSuffix(info.Name, ".rotary_emb.inv_freq") || config.Tied && info.Name == "lm_head.weight"
 		if !known[info.Name] && !ignored {
-			return nil, fault(info, "not a tensor of the model that config.json describes (model_type %s): what it would change is not known", config.Family)
+			return nil, fault(info.File, info.Name, "", "not a tensor of the model that config.json describes (model_type %s): what it would change is not known", config.Family)
 		}
 	}
 	return w, nil
