@@ -58,16 +58,16 @@ func (s *Spare) give(p *model.Pass) {
 	}
 }
 
-// Losses returns the mean loss of every sequence in nano-nats per token, rounded half to even. A sequence is Seq+1
-// tokens; one that does not fit the model is an error. A sequence without a finite loss makes the whole call fail with
-// ErrNotFinite.
+// Losses returns the mean loss of every sequence in nano-nats per token, rounded half to even. A sequence is at most Seq+1
+// tokens, all but the first of them predicted; one that does not fit the model is an error, and one with nothing to predict
+// has loss 0. A sequence without a finite loss makes the whole call fail with ErrNotFinite.
 func (e Evaluator) Losses(ctx context.Context, m *model.Model, sequences [][]int32) ([]int64, error) {
 	if e.Seq < 1 || e.Seq > m.Positions {
 		return nil, fmt.Errorf("sequences of %d tokens, the model has %d positions", e.Seq, m.Positions)
 	}
 	for _, s := range sequences {
-		if len(s) != e.Seq+1 {
-			return nil, fmt.Errorf("sequence of %d tokens, want %d", len(s), e.Seq+1)
+		if len(s) > e.Seq+1 {
+			return nil, fmt.Errorf("sequence of %d tokens, want at most %d", len(s), e.Seq+1)
 		}
 		for _, id := range s {
 			if id < 0 || int(id) >= m.Vocab {
@@ -123,18 +123,23 @@ func (e Evaluator) batch(m *model.Model, p *model.Pass, sequences [][]int32, out
 	n := len(sequences) * e.Seq
 	tokens, targets, losses := make([]int32, 0, n), make([]int32, 0, n), make([]float64, n)
 	for _, s := range sequences {
+		s = s[:len(s):len(s)]
+		for len(s) <= e.Seq { // what is behind a sequence changes nothing before it
+			s = append(s, 0)
+		}
 		tokens, targets = append(tokens, s[:e.Seq]...), append(targets, s[1:]...)
 	}
 	p.Loss(losses, tokens, targets)
 	if err := m.Backend().Sync(); err != nil {
 		return err
 	}
-	for i := range sequences {
+	for i, s := range sequences {
 		sum := 0.0
-		for _, l := range losses[i*e.Seq:][:e.Seq] {
+		n := max(0, len(s)-1)
+		for _, l := range losses[i*e.Seq:][:n] {
 			sum += l
 		}
-		v := math.RoundToEven(float64(sum/float64(e.Seq)) * 1e9)
+		v := math.RoundToEven(float64(sum/float64(max(1, n))) * 1e9)
 		if !(math.Abs(v) < 1<<62) {
 			return ErrNotFinite
 		}

@@ -33,7 +33,7 @@ The jobs of a cycle, on this machine:
   merge        merge scored deltas into the next checkpoint
 
 Models and text:
-  genesis      train the base model, plan a network, verify what is embedded
+  genesis      train the base model, plan a network or import one, verify what is embedded
   checkpoint   show, list, fetch, compare, import, export
   store        what a node's block store holds: stat, gc, verify
   sample       continue a prompt
@@ -70,9 +70,10 @@ var commands = map[string]command{
 	"bench":      family(benchHelp, "step"),
 	"bench step": benchStep,
 
-	"genesis":        family(genesisHelp, "train, plan, verify or show"),
+	"genesis":        family(genesisHelp, "train, plan, import, verify or show"),
 	"genesis train":  genesisTrain,
 	"genesis plan":   genesisPlan,
+	"genesis import": genesisImport,
 	"genesis verify": genesisVerify,
 	"genesis show":   genesisShow,
 

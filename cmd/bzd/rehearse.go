@@ -63,7 +63,11 @@ cycle starts from it. Losses are nats per byte on a fixed probe that no decision
 	if o.Tokens != 0 {
 		t := local.DefaultTrain("", "", 0)
 		t.Tokens = o.Tokens
-		if err := enoughTokens(n, t); err != nil {
+		seq, err := n.Sequence(genesis)
+		if err != nil {
+			return err
+		}
+		if err := enoughTokens(seq, t); err != nil {
 			return err
 		}
 	}

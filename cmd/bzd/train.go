@@ -69,10 +69,14 @@ same delta as if it had never stopped. On a card it multiplies in bfloat16, so t
 	if err != nil {
 		return err
 	}
-	if err := enoughTokens(n, o); err != nil {
+	seq, err := n.Sequence(cmp.Or(*from, start))
+	if err != nil {
 		return err
 	}
-	if stop, err := plan.fit(c, cmp.Or(*from, start), &o, int(n.Genesis.Params.SequenceLength), *exact); stop || err != nil {
+	if err := enoughTokens(seq, o); err != nil {
+		return err
+	}
+	if stop, err := plan.fit(c, cmp.Or(*from, start), &o, seq, *exact); stop || err != nil {
 		return err
 	}
 	b, done, err := c.hardware(c.workers(), !*exact)
@@ -141,8 +145,7 @@ const (
 )
 
 // enoughTokens checks that a cycle's tokens are more steps than the warm-up.
-func enoughTokens(n *local.Network, o local.TrainOptions) error {
-	seq := int(n.Genesis.Params.SequenceLength)
+func enoughTokens(seq int, o local.TrainOptions) error {
 	if least := int64(o.Warmup+1) * int64(o.Batch*seq); o.Tokens < least || o.Tokens > maxTokens {
 		return usageError("--tokens %d: from %d, %d steps of %d sequences of %d, to %d", o.Tokens, least, o.Warmup+1, o.Batch, seq, int64(maxTokens))
 	}

@@ -155,7 +155,7 @@ func TrainBase(ctx context.Context, b backend.Backend, r Recipe, text *data.Data
 	if err != nil {
 		return nil, err
 	}
-	src, err := newSource(text, seedOf("order", r.Seed), r.Seq)
+	src, err := newSource(text, seedOf("order", r.Seed), r.Seq+1, r.Seq, Tokenizer{})
 	if err != nil {
 		return nil, err
 	}

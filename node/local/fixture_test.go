@@ -197,7 +197,7 @@ type world struct {
 func newWorld(t testing.TB, b *cpu.Backend, base *model.Model, sets []*data.Dataset, dir string) *world {
 	t.Helper()
 	w := &world{b: b, base: base, sets: sets, dir: dir}
-	g, admitted, err := local.Compose(b, base, sets, dir, options())
+	g, admitted, err := local.Compose(b, &local.Phi{Model: base}, sets, dir, options())
 	if err != nil {
 		t.Fatal(err)
 	}

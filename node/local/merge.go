@@ -49,11 +49,11 @@ func (n *Network) NewSearch(ctx context.Context, p *Phi, cycle uint64, beacons [
 func (n *Network) newSearch(ctx context.Context, p *Phi, cycle uint64, beacons []validation.Beacon, workers int) (*Search, error) {
 	s := &Search{n: n, p: p, workers: workers, baselines: map[string]validation.Baseline{}}
 	for _, d := range n.Genesis.Domains {
-		_, samples, err := n.Draw(d.Name, cycle, beacons)
+		_, samples, err := n.Draw(p.Tokens, d.Name, cycle, beacons)
 		if err != nil {
 			return nil, err
 		}
-		if s.baselines[d.Name], err = validation.NewBaseline(ctx, n.losses(p.Model, workers), samples); err != nil {
+		if s.baselines[d.Name], err = validation.NewBaseline(ctx, n.losses(p.Model, p.Tokens, workers), samples); err != nil {
 			return nil, err
 		}
 	}
@@ -92,7 +92,7 @@ func (s *Search) measure(ctx context.Context, accepted []Accepted) (protocol.Mer
 		}
 		s.measured[alpha] = changed
 		for _, d := range s.n.Genesis.Domains { // sorted by name, as the rows must be
-			row, err := validation.MeasureStep(ctx, i, d.Name, s.n.losses(m, s.workers), s.baselines[d.Name])
+			row, err := validation.MeasureStep(ctx, i, d.Name, s.n.losses(m, s.p.Tokens, s.workers), s.baselines[d.Name])
 			if ctx.Err() != nil {
 				return out, ctx.Err()
 			}
@@ -138,7 +138,7 @@ func (s *Search) Advance(alpha protocol.Rational, dir, from string, emit func(bl
 
 // advance writes p with some tensors replaced.
 func (p *Phi) advance(changed map[string][]float32, dir, from string, emit func(blocks.Block) error) (*Phi, error) {
-	next, previous := &Phi{State: p.State}, p.Link // a pointer into p would keep its model
+	next, previous := &Phi{State: p.State, Tokens: p.Tokens, documents: p.documents}, p.Link // a pointer into p would keep its model
 	next.State.Previous = &previous
 	var err error
 	if next.Model, err = p.Model.Overlay(changed); err != nil {
@@ -148,7 +148,7 @@ func (p *Phi) advance(changed map[string][]float32, dir, from string, emit func(
 	if from != "" {
 		r = reuse{dir: from, parts: p.Parts, changed: changed}
 	}
-	root, parts, err := writeCheckpoint(dir, next.Model, next.State, r, emit)
+	root, parts, err := writeCheckpoint(dir, contentsOf(next), r, emit)
 	if err != nil {
 		return nil, err
 	}

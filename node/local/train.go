@@ -78,7 +78,7 @@ func train(ctx context.Context, n *Network, p *Phi, o TrainOptions, report func(
 			return fail(err)
 		}
 	}
-	job, err := newJob(n, m, trainable, opt, g, o)
+	job, err := newJob(n, m, p.Tokens, trainable, opt, g, o)
 	if err != nil {
 		return fail(err)
 	}
@@ -107,13 +107,13 @@ func train(ctx context.Context, n *Network, p *Phi, o TrainOptions, report func(
 // farthest bounds the number of a sequence of text.
 const farthest = 1 << 62
 
-func newJob(n *Network, m *model.Model, t *model.Trainable, opt *optim.AdamW, g protocol.Group, o TrainOptions) (*training.Job, error) {
-	seq := n.window() - 1
+func newJob(n *Network, m *model.Model, tokens Tokenizer, t *model.Trainable, opt *optim.AdamW, g protocol.Group, o TrainOptions) (*training.Job, error) {
+	seq := n.seq(tokens)
 	own, err := n.dataset(g.Domain)
 	if err != nil {
 		return nil, err
 	}
-	src, err := newSource(own, seedOf("order", o.Seed, g.Name), seq)
+	src, err := newSource(own, seedOf("order", o.Seed, g.Name), n.window(), seq, tokens)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +135,7 @@ func newJob(n *Network, m *model.Model, t *model.Trainable, opt *optim.AdamW, g 
 		if err != nil {
 			return nil, err
 		}
-		if rep, err = newSource(general, seedOf("replay", o.Seed, g.Name), seq); err != nil {
+		if rep, err = newSource(general, seedOf("replay", o.Seed, g.Name), n.window(), seq, tokens); err != nil {
 			return nil, err
 		}
 	}

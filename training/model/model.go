@@ -31,9 +31,12 @@ type Model struct {
 }
 
 type layer struct {
-	norm1, norm2, qNorm, kNorm backend.Buffer
+	norm1, norm2, qNorm, kNorm backend.Buffer // without QK norm the last two are nil
+	qBias, kBias, vBias        backend.Buffer // nil without biases
 	q, k, v, o, router         backend.Weight
 	experts                    []backend.Expert
+	shared                     backend.Expert // what every token goes through, if the model has that
+	sharedGate                 backend.Weight // [1, Dim]: how much of it counts
 }
 
 // New loads the model. Every weight must be finite.
@@ -104,6 +107,13 @@ func (m *Model) assemble() {
 		y := layer{
 			norm1: t("input_layernorm"), norm2: t("post_attention_layernorm"), qNorm: t("self_attn.q_norm"), kNorm: t("self_attn.k_norm"),
 			q: w("self_attn.q_proj"), k: w("self_attn.k_proj"), v: w("self_attn.v_proj"), o: w("self_attn.o_proj"), router: w("mlp.gate"),
+		}
+		if c.Bias {
+			y.qBias, y.kBias, y.vBias = m.tensors[p+"self_attn.q_proj.bias"], m.tensors[p+"self_attn.k_proj.bias"], m.tensors[p+"self_attn.v_proj.bias"]
+		}
+		if c.Shared > 0 {
+			y.shared = backend.Expert{Gate: w("mlp.shared_expert.gate_proj"), Up: w("mlp.shared_expert.up_proj"), Down: w("mlp.shared_expert.down_proj")}
+			y.sharedGate = w("mlp.shared_expert_gate")
 		}
 		for e := range c.Experts {
 			y.experts = append(y.experts, backend.Expert{
