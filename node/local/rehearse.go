@@ -11,7 +11,6 @@ import (
 	"github.com/blockzero-net/bzd/training"
 	"github.com/blockzero-net/bzd/training/backend"
 	"github.com/blockzero-net/bzd/training/delta"
-	"github.com/blockzero-net/bzd/training/optim"
 )
 
 // RehearseOptions say what to rehearse.
@@ -64,12 +63,12 @@ type SubmissionReport struct {
 // rehearsal is the state between cycles.
 type rehearsal struct {
 	RehearseOptions
-	n       *Network
-	b       backend.Backend
-	phi     *Phi
-	miners  []miner
-	moments []*optim.State
-	probe   map[string]float64
+	n      *Network
+	b      backend.Backend
+	phi    *Phi
+	miners []miner
+	memory []Memory
+	probe  map[string]float64
 }
 
 type miner struct {
@@ -95,7 +94,7 @@ func Rehearse(ctx context.Context, b backend.Backend, n *Network, start string, 
 			r.miners = append(r.miners, m)
 		}
 	}
-	r.moments = make([]*optim.State, len(r.miners))
+	r.memory = make([]Memory, len(r.miners))
 	if r.probe, err = n.Probe(ctx, phi, o.Workers); err != nil {
 		return protocol.Link{}, "", err
 	}
@@ -179,8 +178,8 @@ func (r *rehearsal) train(ctx context.Context, t int) ([]Submission, error) {
 			if r.Tokens > 0 {
 				o.Tokens = r.Tokens
 			}
-			o.Moments = r.moments[i]
-			d, moments, err := Train(ctx, r.n, r.phi, o, func(p training.Progress) {
+			o.Memory = r.memory[i]
+			d, memory, err := Train(ctx, r.n, r.phi, o, func(p training.Progress) {
 				if r.Training != nil {
 					r.Training(t, m.name, p)
 				}
@@ -189,10 +188,11 @@ func (r *rehearsal) train(ctx context.Context, t int) ([]Submission, error) {
 			switch {
 			case errors.Is(err, training.ErrDiverged), errors.Is(err, delta.ErrRange):
 				subs[i].Status, subs[i].Reason = protocol.StatusOffline, err.Error()
+				r.memory[i].Feedback = nil // it may be the reason
 			case err != nil:
 				errs[i] = err
 			default:
-				r.moments[i] = &moments
+				r.memory[i] = memory
 				subs[i].Bytes = int64(d.Header().Size)
 			}
 		})

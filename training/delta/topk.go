@@ -35,31 +35,83 @@ func TopK(x []float32, k int) (TopKCode, error) {
 	if len(x) < 1 || len(x) > TopKChunk || k < 1 || k > TopKChunk {
 		return TopKCode{}, fmt.Errorf("top %d of a chunk of %d values", k, len(x))
 	}
-	for i, v := range x {
-		if !(v >= -2 && v <= 2) {
-			return TopKCode{}, fmt.Errorf("element %d is %v: %w", i, v, ErrRange)
+	var c chooser
+	sent, err := c.choose(make([]uint16, 0, TopKCount(len(x), k)), x, nil, TopKCount(len(x), k))
+	if err != nil {
+		return TopKCode{}, err
+	}
+	return codeOf(x, sent, make([]uint64, len(sent))), nil
+}
+
+// magnitude is the integer by which values are compared.
+func magnitude(v float32) uint32 { return math.Float32bits(v) &^ (1 << 31) }
+
+// largestMagnitude is that of 2.
+const largestMagnitude = 0x40000000
+
+// chooser picks the values of a chunk that are sent.
+type chooser struct {
+	keys [TopKChunk]uint32
+	bins [1 << 11]uint16 // of the keys' upper bits; a chunk fills none past its end
+	tied []uint16
+}
+
+// choose appends to sent the indices of the count values of x with the largest keys, the first ones of equal keys, ascending.
+// The key is the magnitude; with v, which has as many values as x, all of them at least 0, it is magnitude + ⌊bits of v / 4⌋.
+// The bits of a float are a piecewise linear logarithm: this orders by about |x|·v^¼.
+func (c *chooser) choose(sent []uint16, x, v []float32, count int) ([]uint16, error) {
+	const low = 20
+	keys := c.keys[:len(x)]
+	clear(c.bins[:])
+	for i, f := range x {
+		key := magnitude(f)
+		if key > largestMagnitude {
+			return nil, fmt.Errorf("element %d is %v: %w", i, f, ErrRange)
+		}
+		if v != nil {
+			key += magnitude(v[i]) >> 2
+		}
+		keys[i] = key
+		c.bins[key>>low]++
+	}
+	bin, left := len(c.bins)-1, count // left of them lie in bin or below
+	for ; int(c.bins[bin]) < left; bin-- {
+		left -= int(c.bins[bin])
+	}
+	tied := c.tied[:0]
+	floor, ceiling := uint32(bin)<<low, uint32(bin+1)<<low-1
+	for i, key := range keys {
+		if key < floor {
+			continue
+		}
+		if key > ceiling {
+			sent = append(sent, uint16(i))
+		} else {
+			tied = append(tied, uint16(i))
 		}
 	}
-	magnitude := func(i uint16) uint32 { return math.Float32bits(x[i]) &^ (1 << 31) }
-	order := make([]uint16, len(x))
-	for i := range order {
-		order[i] = uint16(i)
+	c.tied = tied
+	if left < len(tied) {
+		slices.SortFunc(tied, func(a, b uint16) int { return cmp.Or(cmp.Compare(keys[b], keys[a]), cmp.Compare(a, b)) })
 	}
-	slices.SortFunc(order, func(a, b uint16) int { return cmp.Or(cmp.Compare(magnitude(b), magnitude(a)), cmp.Compare(a, b)) })
-	sent := order[:TopKCount(len(x), k)]
+	sent = append(sent, tied[:left]...)
 	slices.Sort(sent)
+	return sent, nil
+}
 
+// codeOf codes the chosen values of a chunk, whose ascending indices it keeps, and leaves the residual in x. fixed is scratch
+// for one value of each.
+func codeOf(x []float32, sent []uint16, fixed []uint64) TopKCode {
 	code := TopKCode{Indices: sent, Codes: make([]byte, (len(sent)+3)/4)}
-	fixed := make([]uint64, len(sent))
 	for j, i := range sent {
-		fixed[j] = uint64(float64(math.Float32frombits(magnitude(i))) * (1 << 32)) // exact but for the truncation
+		fixed[j] = uint64(math.Abs(float64(x[i])) * (1 << 32)) // exact but for the truncation
 	}
 	code.Scale = scaleOf(fixed)
 	if code.Scale == 0 {
 		for j := range sent {
 			sent[j] = uint16(j)
 		}
-		return code, nil
+		return code
 	}
 	unit := scaleUnits(code.Scale)
 	for j, i := range sent {
@@ -74,7 +126,7 @@ func TopK(x []float32, k int) (TopKCode, error) {
 		code.Codes[j/4] |= b << (j % 4 * 2)
 		x[i] -= v
 	}
-	return code, nil
+	return code
 }
 
 // scaleOf returns the scale of magnitudes in units of 2⁻³²: the least squares fit of levels 2 and 3, where 3 stands for what
@@ -142,11 +194,7 @@ func (c TopKCode) Units(units []int32, k int) error {
 		case unit == 0 && (int(i) != j || b != 0):
 			return fmt.Errorf("%w: scale 0 with index %d, code %d", ErrTopK, i, b)
 		}
-		u := (2 + int32(b&1)) * unit
-		if b&2 != 0 {
-			u = -u
-		}
-		units[i] = u
+		units[i] = c.units(j, unit)
 	}
 	return nil
 }
