@@ -21,6 +21,7 @@ type RehearseOptions struct {
 	Dir     string // checkpoints go to cycle-0001 and so on below it
 	Workers int    // jobs at a time
 	Tokens  int64  // per miner and cycle; 0 means the default
+	Tune    func(*TrainOptions) // changes how miners train; may be nil
 
 	// Training is called while a miner trains, from several goroutines; Done after every cycle. Either may be nil.
 	Training func(cycle int, miner string, p training.Progress)
@@ -177,6 +178,9 @@ func (r *rehearsal) train(ctx context.Context, t int) ([]Submission, error) {
 			o := DefaultTrain(m.group, r.Seed+"/"+m.name, uint64(t))
 			if r.Tokens > 0 {
 				o.Tokens = r.Tokens
+			}
+			if r.Tune != nil {
+				r.Tune(&o)
 			}
 			o.Memory = r.memory[i]
 			d, memory, err := Train(ctx, r.n, r.phi, o, func(p training.Progress) {

@@ -49,54 +49,85 @@ func magnitude(v float32) uint32 { return math.Float32bits(v) &^ (1 << 31) }
 // largestMagnitude is that of 2.
 const largestMagnitude = 0x40000000
 
-// chooser picks the values of a chunk that are sent.
+// chooser picks the values of chunks that are sent. Chunks of a tensor are alike, so it looks first at the values above
+// where the last chunk's chosen ones ended.
 type chooser struct {
-	keys [TopKChunk]uint32
-	bins [1 << 11]uint16 // of the keys' upper bits; a chunk fills none past its end
-	tied []uint16
+	guess uint32
+	above []uint16 // indices of the keys from guess on
+	keys  []uint32 // and these keys
+	bins  [1 << 11]uint16
+	tied  []int // places in above
 }
+
+// keyBits is the width of a key's bin.
+const keyBits = 20
 
 // choose appends to sent the indices of the count values of x with the largest keys, the first ones of equal keys, ascending.
 // The key is the magnitude; with v, which has as many values as x, all of them at least 0, it is magnitude + ⌊bits of v / 4⌋.
 // The bits of a float are a piecewise linear logarithm: this orders by about |x|·v^¼.
 func (c *chooser) choose(sent []uint16, x, v []float32, count int) ([]uint16, error) {
-	const low = 20
-	keys := c.keys[:len(x)]
+	err := c.look(x, v)
+	if err == nil && len(c.above) < count {
+		c.guess = 0
+		err = c.look(x, v)
+	}
+	if err != nil {
+		return nil, err
+	}
 	clear(c.bins[:])
-	for i, f := range x {
-		key := magnitude(f)
-		if key > largestMagnitude {
-			return nil, fmt.Errorf("element %d is %v: %w", i, f, ErrRange)
-		}
-		if v != nil {
-			key += magnitude(v[i]) >> 2
-		}
-		keys[i] = key
-		c.bins[key>>low]++
+	for _, key := range c.keys {
+		c.bins[key>>keyBits]++
 	}
 	bin, left := len(c.bins)-1, count // left of them lie in bin or below
 	for ; int(c.bins[bin]) < left; bin-- {
 		left -= int(c.bins[bin])
 	}
-	tied := c.tied[:0]
-	floor, ceiling := uint32(bin)<<low, uint32(bin+1)<<low-1
-	for i, key := range keys {
-		if key < floor {
-			continue
-		}
-		if key > ceiling {
-			sent = append(sent, uint16(i))
-		} else {
-			tied = append(tied, uint16(i))
+	c.tied = c.tied[:0]
+	for j, key := range c.keys {
+		switch high := int(key >> keyBits); {
+		case high > bin:
+			sent = append(sent, c.above[j])
+		case high == bin:
+			c.tied = append(c.tied, j)
 		}
 	}
-	c.tied = tied
-	if left < len(tied) {
-		slices.SortFunc(tied, func(a, b uint16) int { return cmp.Or(cmp.Compare(keys[b], keys[a]), cmp.Compare(a, b)) })
+	if left < len(c.tied) {
+		slices.SortFunc(c.tied, func(a, b int) int { return cmp.Or(cmp.Compare(c.keys[b], c.keys[a]), cmp.Compare(a, b)) })
 	}
-	sent = append(sent, tied[:left]...)
+	for _, j := range c.tied[:left] {
+		sent = append(sent, c.above[j])
+	}
 	slices.Sort(sent)
+	c.guess = uint32(max(0, bin-2)) << keyBits
 	return sent, nil
+}
+
+// look fills above and keys.
+func (c *chooser) look(x, v []float32) error {
+	c.above, c.keys = c.above[:0], c.keys[:0]
+	guess, beyond := c.guess, uint32(0)
+	if v == nil {
+		for i, f := range x {
+			key := magnitude(f)
+			beyond |= largestMagnitude - key
+			if key >= guess {
+				c.above, c.keys = append(c.above, uint16(i)), append(c.keys, key)
+			}
+		}
+	} else {
+		for i, f := range x {
+			key := magnitude(f)
+			beyond |= largestMagnitude - key
+			if key += magnitude(v[i]) >> 2; key >= guess {
+				c.above, c.keys = append(c.above, uint16(i)), append(c.keys, key)
+			}
+		}
+	}
+	if beyond>>31 == 0 {
+		return nil
+	}
+	i := slices.IndexFunc(x, func(f float32) bool { return magnitude(f) > largestMagnitude })
+	return fmt.Errorf("element %d is %v: %w", i, x[i], ErrRange)
 }
 
 // codeOf codes the chosen values of a chunk, whose ascending indices it keeps, and leaves the residual in x. fixed is scratch
