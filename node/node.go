@@ -21,7 +21,6 @@ import (
 	"github.com/blockzero-net/bzd/p2p"
 	"github.com/blockzero-net/bzd/p2p/gossip"
 	"github.com/blockzero-net/bzd/training/cpu"
-	"github.com/blockzero-net/bzd/training/optim"
 )
 
 // Node is one participant. New opens what it keeps, Run takes part until its context ends, Close releases everything in
@@ -56,7 +55,7 @@ type Node struct {
 	early      [][]byte          // messages for an instance that has not begun here
 	gateway    string            // its address
 	candidates []*local.Phi      // checkpoints computed here in the current cycle
-	moments    *optim.State      // of the optimizer after the last cycle; nil before it is read
+	memory     *local.Memory     // what this miner keeps from cycle to cycle; nil before it is read
 
 	sent    map[protocol.Hash]bool // messages of the agreement that this node sent in the current cycle, by their hash
 	telling map[peer.ID]int        // repetitions under way

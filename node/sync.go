@@ -97,18 +97,22 @@ func (n *Node) moveTo(ctx context.Context, l protocol.Link) error {
 	}
 	n.phi = p
 	n.mu.Lock()
-	n.payload = payloadLimit(n.genesis, p)
+	n.payload = payloadLimit(n.local, p)
 	n.mu.Unlock()
 	return nil
 }
 
-// payloadLimit bounds the payload of one delta: a group's tensors in the largest codec, and room for its table.
-func payloadLimit(g protocol.Genesis, p *local.Phi) uint64 {
+// payloadLimit bounds the payload of one delta: the most that any group's takes in the network's codec.
+func payloadLimit(n *local.Network, p *local.Phi) uint64 {
 	limit := uint64(0)
-	for _, x := range g.Groups {
-		limit = max(limit, uint64(len(x.Experts))*uint64(3*p.Model.Width*p.Model.Dim+p.Model.Dim)*4)
+	for _, g := range n.Genesis.Groups {
+		if want, err := n.Expect(p, g.Name); err == nil {
+			if most, err := want.MaxPayload(); err == nil {
+				limit = max(limit, most)
+			}
+		}
 	}
-	return limit + 1<<20
+	return limit
 }
 
 // enter begins a cycle: the snapshot's registry counts from now on.
