@@ -12,6 +12,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
 	libp2pnoise "github.com/libp2p/go-libp2p/p2p/security/noise"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
@@ -78,13 +79,9 @@ costs what it changed. A certificate, given or found in the directory, must name
 			return err
 		}
 	}
-	var infos []peer.AddrInfo
-	for _, p := range f.peers {
-		info, err := peer.AddrInfoFromString(p)
-		if err != nil {
-			return usageError("--peer %s: want a multiaddress that ends in /p2p/ID", p)
-		}
-		infos = append(infos, *info)
+	infos, err := addresses(f.peers)
+	if err != nil {
+		return err
 	}
 	s, dir, err := f.openStore(true)
 	if err != nil {
@@ -146,25 +143,46 @@ func (f *fetching) fetch(ctx context.Context, s *blockstore.Store, infos []peer.
 	if f.gateway != "" {
 		return exchange.FetchHTTP(ctx, http.DefaultClient, f.gateway, s, root, bounds, report)
 	}
-	h, err := libp2p.New(libp2p.NoTransports, libp2p.Transport(tcp.NewTCPTransport), libp2p.Security(libp2pnoise.ID, libp2pnoise.New),
-		libp2p.NoListenAddrs, libp2p.DisableMetrics(), libp2p.UserAgent("bzd"))
+	h, err := dial(ctx, f.env, infos)
 	if err != nil {
 		return exchange.Progress{}, err
 	}
 	defer h.Close()
 	x := exchange.New(h, s, exchange.Config{})
 	defer x.Close()
+	return x.FetchDAG(ctx, root, bounds, report)
+}
+
+// dial makes a host that listens to nobody and connects it to peers, at least one of which must answer.
+func dial(ctx context.Context, env environment, infos []peer.AddrInfo) (host.Host, error) {
+	h, err := libp2p.New(libp2p.NoTransports, libp2p.Transport(tcp.NewTCPTransport), libp2p.Security(libp2pnoise.ID, libp2pnoise.New),
+		libp2p.NoListenAddrs, libp2p.DisableMetrics(), libp2p.UserAgent("bzd"))
+	if err != nil {
+		return nil, err
+	}
 	var failed []error
 	for _, info := range infos {
 		if err := h.Connect(ctx, info); err != nil {
 			failed = append(failed, fmt.Errorf("peer %s: %w", info.ID, err))
-			fmt.Fprintf(f.env.err, "bzd: going on without %s\n", oneLine(failed[len(failed)-1]))
+			fmt.Fprintf(env.err, "bzd: going on without %s\n", oneLine(failed[len(failed)-1]))
 		}
 	}
 	if len(failed) == len(infos) {
-		return exchange.Progress{}, errors.Join(append([]error{errors.New("no peer can be reached")}, failed...)...)
+		return nil, errors.Join(append([]error{errors.New("no peer can be reached"), h.Close()}, failed...)...)
 	}
-	return x.FetchDAG(ctx, root, bounds, report)
+	return h, nil
+}
+
+// addresses parses --peer flags.
+func addresses(peers list) (infos []peer.AddrInfo, err error) {
+	for _, p := range peers {
+		info, err := peer.AddrInfoFromString(p)
+		if err != nil {
+			return nil, usageError("--peer %s: want a multiaddress that ends in /p2p/ID", p)
+		}
+		infos = append(infos, *info)
+	}
+	return infos, nil
 }
 
 // certified checks the certificate that is given, or says which one the directory has.

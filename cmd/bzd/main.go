@@ -35,7 +35,8 @@ The jobs of a cycle, on this machine:
 Models and text:
   genesis      train the base model, plan a network or import one, verify what is embedded
   checkpoint   show, list, fetch, compare, import, export
-  store        what a node's block store holds: stat, gc, verify
+  store        what a node's block store holds: stat, gc, verify, import
+  gateway      serve a node's checkpoints over HTTP, as IPFS gateways do
   sample       continue a prompt
   data         list the domains on this machine
 
@@ -59,6 +60,7 @@ type command func(ctx context.Context, env environment, args []string) error
 
 var commands = map[string]command{
 	"devnet":   devnetCommand,
+	"gateway":  gatewayCommand,
 	"rehearse": rehearse,
 	"train":    train,
 	"eval":     eval,
@@ -87,10 +89,11 @@ var commands = map[string]command{
 	"checkpoint import": checkpointImport,
 	"checkpoint export": checkpointExport,
 
-	"store":        family(storeHelp, "stat, gc or verify"),
+	"store":        family(storeHelp, "stat, gc, verify or import"),
 	"store stat":   storeStat,
 	"store gc":     storeGC,
 	"store verify": storeVerify,
+	"store import": storeImport,
 }
 
 // family answers the first word of two-word commands by itself.
