@@ -66,8 +66,9 @@ var commands = map[string]command{
 	"data":     datasets,
 	"version":  version,
 
-	"bench":      family(benchHelp, "step"),
-	"bench step": benchStep,
+	"bench":        family(benchHelp, "step or engine"),
+	"bench step":   benchStep,
+	"bench engine": benchEngine,
 
 	"genesis":        family(genesisHelp, "train, plan, verify or show"),
 	"genesis train":  genesisTrain,
