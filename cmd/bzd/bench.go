@@ -23,9 +23,10 @@ import (
 	"github.com/blockzero-net/bzd/training/optim"
 )
 
-const benchHelp = `Usage: bzd bench step|delta|frontier [flags]
+const benchHelp = `Usage: bzd bench step|engine|delta|frontier [flags]
 
   step     time whole training steps and evaluation of a model with random weights
+  engine   time the processor's kernels and steps, next to OpenBLAS and PyTorch if wanted
   delta    size and speed of the codec of deltas
   frontier size of deltas against what the network learns, from rehearsals`
 

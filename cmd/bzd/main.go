@@ -69,8 +69,9 @@ var commands = map[string]command{
 	"data":     datasets,
 	"version":  version,
 
-	"bench":          family(benchHelp, "step, delta or frontier"),
+	"bench":          family(benchHelp, "step, engine, delta or frontier"),
 	"bench step":     benchStep,
+	"bench engine":   benchEngine,
 	"bench delta":    benchDelta,
 	"bench frontier": benchFrontier,
 
