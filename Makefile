@@ -123,6 +123,7 @@ interop: build
 	bench/interop.sh $(BZD) $(VENV) $(PYTHON)
 
 nightly: test lint genesis-verify interop
+	BZD_EMULATE=all $(GO) test ./training/cuda ./training/cuda/emu
 	$(MAKE) race RACE=./...
 	$(MAKE) fuzz FUZZTIME=2m
 	$(MAKE) bench-learning

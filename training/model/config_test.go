@@ -197,6 +197,14 @@ func FuzzParseConfig(f *testing.F) {
 		}
 		f.Add(b)
 	}
+	for _, family := range []model.Family{model.OLMoE, model.Mixtral, model.Qwen2} {
+		c := validConfig
+		c.Family = family
+		if family == model.Qwen2 {
+			c.Shared, c.Bias = 7, true
+		}
+		f.Add(c.JSON())
+	}
 	f.Add([]byte("null"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := model.ParseConfig(b)

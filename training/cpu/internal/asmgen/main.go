@@ -25,7 +25,8 @@ func Files() map[string][]byte {
 	g := &gen{}
 	for _, w := range []isa{avx512, avx2} {
 		g.isa = w
-		g.gemmAll()
+		g.strips()
+		g.packing()
 		g.vectors()
 	}
 	files := map[string][]byte{}
