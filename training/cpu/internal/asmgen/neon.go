@@ -205,11 +205,49 @@ func neonKernels() *gen {
 		fmt.Fprintf(&g.decl, "\tcase %d:\n\t\tgemm%dx16NEON(t)\n", m, m)
 	}
 	g.decl.WriteString("\tdefault:\n\t\tpanic(\"cpu: no such tile\")\n\t}\n}\n\n")
+	g.transpose("transpose", "*float32", "sets dst[x, r] = src[r, x] for 8 rows r of n values, n a multiple of 16. A row of dst is 64 bytes, one of src srcRow.", false)
+	g.transpose("transposeHalf", "*uint16", "is transpose for bfloat16 values.", true)
 	g.reductions()
 	g.elementwise()
 	g.activations()
 	g.optimizer()
 	return &g.gen
+}
+
+// transpose works on blocks of 8 rows by 4 columns.
+func (g *arm) transpose(name, source, doc string, half bool) {
+	g.begin(name, doc, []param{{"dst", "*float32"}, {"src", source}, {"n", "int"}, {"srcRow", "int"}}, false,
+		map[string]string{"dst": "R0", "src": "R1", "n": "R9", "srcRow": "R10"})
+	for r := 1; r < 8; r++ { // R1 to R8: rows of src
+		g.line("ADD R10, R%d, R%d", r, r+1)
+	}
+	g.line("MOVD $64, R11")
+	g.line("CBZ R9, done")
+	g.label("loop")
+	for r := range 8 {
+		if half {
+			g.line("FMOVD.P 8(R%d), F%d", r+1, r)
+			g.line("VUSHLL $0, V%d.H4, V%d.S4", r, r)
+			g.line("VSHL $16, V%d.S4, V%d.S4", r, r)
+		} else {
+			g.line("FMOVQ.P 16(R%d), F%d", r+1, r)
+		}
+	}
+	for r := 0; r < 8; r += 2 { // columns 0 and 2, then 1 and 3, of two rows
+		g.line("VTRN1 V%d.S4, V%d.S4, V%d.S4", r+1, r, 8+r)
+		g.line("VTRN2 V%d.S4, V%d.S4, V%d.S4", r+1, r, 9+r)
+	}
+	for x := range 4 {
+		for side := range 2 {
+			v := 8 + 4*side + x%2
+			g.line("VTRN%d V%d.D2, V%d.D2, V%d.D2", 1+x/2, v+2, v, 16+side)
+		}
+		g.line("VST1.P [V16.S4, V17.S4], (R0)(R11)")
+	}
+	g.line("SUB $4, R9, R9")
+	g.line("CBNZ R9, loop")
+	g.label("done")
+	g.line("RET")
 }
 
 func (g *arm) reductions() {
@@ -241,6 +279,18 @@ func (g *arm) reductions() {
 		g.f("fmla", acc, v, w)
 	})
 	g.ret(g.fold(acc, add), off)
+
+	off = g.begin("chain", "returns the sum of x·y with one accumulator. n is any number.", ptrs("x", "y"), true, reg)
+	clear()
+	g.line("CBZ R6, done")
+	g.label("loop")
+	g.line("FMOVS.P 4(R1), F4")
+	g.line("FMOVS.P 4(R2), F5")
+	g.fmlaLane(0, 4, 5)
+	g.line("SUB $1, R6, R6")
+	g.line("CBNZ R6, loop")
+	g.label("done")
+	g.ret(0, off)
 
 	off = g.begin("maximum", "returns the lane-tree maximum of x.", ptrs("x"), true, reg)
 	g.move(acc, g.constant(g.f32("negInf", negInf), 28))
@@ -334,6 +384,15 @@ func (g *arm) elementwise() {
 	g.each([]string{"R0", "R1"}, func() {
 		g.load("R0", 0)
 		g.load("R1", 1)
+		g.f("fadd", quad(0), quad(0), quad(1))
+		g.store(0, "R0")
+	})
+	g.line("RET")
+
+	g.begin("sum", "sets dst = x + y.", ptrs("dst", "x", "y"), false, reg)
+	g.each([]string{"R0", "R1", "R2"}, func() {
+		g.load("R1", 0)
+		g.load("R2", 1)
 		g.f("fadd", quad(0), quad(0), quad(1))
 		g.store(0, "R0")
 	})
