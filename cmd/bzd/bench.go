@@ -23,9 +23,10 @@ import (
 	"github.com/blockzero-net/bzd/training/optim"
 )
 
-const benchHelp = `Usage: bzd bench step [flags]
+const benchHelp = `Usage: bzd bench step|content [flags]
 
-  step     time whole training steps and evaluation of a model with random weights`
+  step       time whole training steps and evaluation of a model with random weights
+  content    time importing and fetching checkpoints, beside what the machine can do at best`
 
 // shapes are the models that bench knows by name. Layers can be chosen.
 func shapes() map[string]model.Config {

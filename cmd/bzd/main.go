@@ -39,7 +39,7 @@ Models and text:
   sample       continue a prompt
   data         list the domains on this machine
 
-  bench        how fast this machine trains and evaluates
+  bench        how fast this machine trains, evaluates and moves checkpoints
   version      what this binary is and what it computes with
 
 bzd COMMAND --help says more. A network lives in a directory: --dir, $BZD_DIR, or bzd below the user's cache directory;
@@ -67,8 +67,10 @@ var commands = map[string]command{
 	"data":     datasets,
 	"version":  version,
 
-	"bench":      family(benchHelp, "step"),
-	"bench step": benchStep,
+	"bench":         family(benchHelp, "step or content"),
+	"bench step":    benchStep,
+	"bench content": benchContent,
+	"bench peer":    benchPeer, // a process of bench content
 
 	"genesis":        family(genesisHelp, "train, plan, verify or show"),
 	"genesis train":  genesisTrain,
