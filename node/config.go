@@ -23,6 +23,8 @@ type Config struct {
 	Bootstrap []string           // multiaddresses with /p2p/<peer id>
 	Gateway   string             // address of the HTTP gateway, such as 127.0.0.1:0; empty: none
 
+	Quota uint64 // bytes that the block store may hold, 0: what the disk has; see blockstore.Options
+
 	Threads int    // goroutines that measuring may use
 	ISA     string // instruction set, empty for the fastest
 	Seed    string // of the miner's order of reading the text

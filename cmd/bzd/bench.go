@@ -23,9 +23,11 @@ import (
 	"github.com/blockzero-net/bzd/training/optim"
 )
 
-const benchHelp = `Usage: bzd bench step [flags]
+const benchHelp = `Usage: bzd bench step|delta|frontier [flags]
 
-  step     time whole training steps and evaluation of a model with random weights`
+  step     time whole training steps and evaluation of a model with random weights
+  delta    size and speed of the codec of deltas
+  frontier size of deltas against what the network learns, from rehearsals`
 
 // shapes are the models that bench knows by name. Layers can be chosen.
 func shapes() map[string]model.Config {

@@ -12,11 +12,16 @@ import (
 	"github.com/blockzero-net/bzd/node/local"
 )
 
-const checkpointHelp = `Usage: bzd checkpoint show|import|export [flags] ...
+const checkpointHelp = `Usage: bzd checkpoint show|ls|get|diff|import|export [flags] ...
 
   show DIR          the CID, the model, the files and expert groups of a checkpoint
+  ls                the checkpoints that a node has, with their cycles and certificates
+  get CID           fetch a checkpoint from the peers of a network or from a gateway
+  diff A B          what a peer that has A must fetch for B, by file and expert group
   import SRC DIR    turn a Hugging Face model of any family that bzd computes into a checkpoint: all experts in the hub
-  export SRC DIR    copy a checkpoint, verified, into a directory that transformers loads as it stands`
+  import --car FILE [DIR]   bring a checkpoint from a CAR file into the block store, and write it to a directory
+  export SRC DIR    copy a checkpoint, verified, into a directory that transformers loads as it stands
+  export --car FILE SRC     write a checkpoint, a directory or the CID of one in the block store, to a CAR file`
 
 // dirs reads the flags and the directories that follow them.
 func (c *common) dirs(args []string, names ...string) error {
@@ -47,12 +52,27 @@ Shows the CID, the model, the files and expert groups of a checkpoint, after rea
 	return showCheckpoint(env.out, p, c.set.Arg(0))
 }
 
-func checkpointImport(_ context.Context, env environment, args []string) error {
+func checkpointImport(ctx context.Context, env environment, args []string) error {
 	c := newFlags(env, "checkpoint import", `Usage: bzd checkpoint import [flags] SRC DIR
+       bzd checkpoint import --car FILE [flags] [DIR]
 
 Turns a Hugging Face model (qwen3_moe, olmoe, mixtral or qwen2_moe) into a checkpoint: all experts in the hub, no groups
-yet. With groups it is bzd genesis import.`)
+yet. With groups it is bzd genesis import. With --car it brings a checkpoint from a CAR file into the block store of the
+node's directory, every block verified, and writes it to DIR.`).compute().nodeDir()
+	car := c.set.String("car", "", "CAR `FILE` to read")
+	limit := size(64 << 30)
+	c.set.Var(&limit, "limit", "with --car, the most that the checkpoint may have, such as 8GiB")
+	asJSON := c.set.Bool("json", false, "with --car, print one JSON object")
 	round := c.set.Bool("round", false, "round hub weights that bf16 cannot hold exactly, instead of refusing them")
+	if err := c.parse(args, true); err != nil {
+		return err
+	}
+	if *car != "" {
+		if c.set.NArg() > 1 {
+			return usageError("%d arguments beside --car, want at most a directory", c.set.NArg())
+		}
+		return c.importCAR(ctx, *car, c.set.Arg(0), uint64(limit), *asJSON)
+	}
 	if err := c.dirs(args, "SRC", "DIR"); err != nil {
 		return err
 	}
@@ -71,11 +91,24 @@ yet. With groups it is bzd genesis import.`)
 	return nil
 }
 
-func checkpointExport(_ context.Context, env environment, args []string) error {
+func checkpointExport(ctx context.Context, env environment, args []string) error {
 	c := newFlags(env, "checkpoint export", `Usage: bzd checkpoint export SRC DIR
+       bzd checkpoint export --car FILE [flags] SRC
 
-Copies a checkpoint, verified, into a directory that transformers loads as it stands.`)
+Copies a checkpoint, verified, into a directory that transformers loads as it stands. With --car it writes a CAR file,
+which every IPFS node reads; SRC may then also be the CID of a checkpoint that the block store of the node's directory has.`).nodeDir()
+	car := c.set.String("car", "", "CAR `FILE` to write")
+	asJSON := c.set.Bool("json", false, "with --car, print one JSON object")
 	fused := c.set.Bool("fused", false, "write the model alone, the experts of each layer in two tensors, as transformers 5 keeps them")
+	if err := c.parse(args, true); err != nil {
+		return err
+	}
+	if *car != "" {
+		if err := c.dirs(args, "SRC"); err != nil {
+			return err
+		}
+		return c.exportCAR(ctx, c.set.Arg(0), *car, *asJSON)
+	}
 	if err := c.dirs(args, "SRC", "DIR"); err != nil {
 		return err
 	}

@@ -34,11 +34,12 @@ The jobs of a cycle, on this machine:
 
 Models and text:
   genesis      train the base model, plan a network or import one, verify what is embedded
-  checkpoint   show, import, export
+  checkpoint   show, list, fetch, compare, import, export
+  store        what a node's block store holds: stat, gc, verify
   sample       continue a prompt
   data         list the domains on this machine
 
-  bench        how fast this machine trains and evaluates
+  bench        how fast this machine trains, evaluates and codes deltas
   version      what this binary is and what it computes with
 
 bzd COMMAND --help says more. A network lives in a directory: --dir, $BZD_DIR, or bzd below the user's cache directory;
@@ -66,8 +67,10 @@ var commands = map[string]command{
 	"data":     datasets,
 	"version":  version,
 
-	"bench":      family(benchHelp, "step"),
-	"bench step": benchStep,
+	"bench":          family(benchHelp, "step, delta or frontier"),
+	"bench step":     benchStep,
+	"bench delta":    benchDelta,
+	"bench frontier": benchFrontier,
 
 	"genesis":        family(genesisHelp, "train, plan, import, verify or show"),
 	"genesis train":  genesisTrain,
@@ -76,10 +79,18 @@ var commands = map[string]command{
 	"genesis verify": genesisVerify,
 	"genesis show":   genesisShow,
 
-	"checkpoint":        family(checkpointHelp, "show, import or export"),
+	"checkpoint":        family(checkpointHelp, "show, ls, get, diff, import or export"),
 	"checkpoint show":   checkpointShow,
+	"checkpoint ls":     checkpointList,
+	"checkpoint get":    checkpointGet,
+	"checkpoint diff":   checkpointDiff,
 	"checkpoint import": checkpointImport,
 	"checkpoint export": checkpointExport,
+
+	"store":        family(storeHelp, "stat, gc or verify"),
+	"store stat":   storeStat,
+	"store gc":     storeGC,
+	"store verify": storeVerify,
 }
 
 // family answers the first word of two-word commands by itself.

@@ -48,7 +48,11 @@ func (c *common) openNetwork(b *cpu.Backend, domains func(protocol.Genesis) []st
 	g, err := readGenesis(filepath.Join(dir, genesisFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		fmt.Fprintf(c.env.err, "bzd: setting up the embedded genesis in %s\n", dir)
-		g, _, err = c.found(b, nil, dir, local.DefaultGenesis())
+		o := local.DefaultGenesis()
+		if c.topK >= 0 {
+			o.Params.TopK = uint32(c.topK)
+		}
+		g, _, err = c.found(b, nil, dir, o)
 	}
 	if err != nil {
 		return nil, "", err

@@ -121,7 +121,7 @@ func (s *scoring) read(i int, path string) (local.Submission, error) {
 	if err == nil {
 		sub.Group, sub.Bytes = h.Group, int64(h.Size)
 		var want delta.Expect
-		if want, err = s.p.Expect(sub.Group); err == nil {
+		if want, err = s.n.Expect(s.p, sub.Group); err == nil {
 			if sub.Delta, err = delta.ReadFile(path, want); err == nil {
 				sub.Status = protocol.StatusOK
 				return sub, nil

@@ -35,6 +35,8 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"scores":    scores,
 	"rehearsal": rehearsal,
 	"family":    writeFamily,
+	"rootof":    rootOf,
+	"damage":    damage,
 }
 
 // refuse CODE PROGRAM ARGS... runs a program that must fail as a user should see it: with that exit code, nothing on
@@ -337,4 +339,34 @@ func rehearsal(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	seconds := regexp.MustCompile(`(?m)^ *"seconds":.*\n`)
 	fmt.Fprint(ts.Stdout(), seconds.ReplaceAllString(ts.ReadFile(args[0]), ""))
+}
+
+// rootof NAME DIR sets a variable to the CID of the one checkpoint that a node's directory has.
+func rootOf(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: rootof NAME DIR")
+	}
+	ts.Check(ts.Exec("bzd", "checkpoint", "ls", "--json", "--dir", args[1]))
+	var list []held
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &list))
+	if len(list) != 1 {
+		ts.Fatalf("%d checkpoints", len(list))
+	}
+	ts.Setenv(args[0], list[0].Checkpoint)
+}
+
+// damage DIR flips a bit in one of the files that a node's block store keeps large blocks in.
+func damage(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: damage DIR")
+	}
+	files, err := filepath.Glob(ts.MkAbs(filepath.Join(args[0], "blocks", "large", "*", "*")))
+	ts.Check(err)
+	if len(files) == 0 {
+		ts.Fatalf("no large block in %s", args[0])
+	}
+	data, err := os.ReadFile(files[0])
+	ts.Check(err)
+	data[len(data)/2] ^= 8
+	ts.Check(os.WriteFile(files[0], data, 0o644))
 }

@@ -60,12 +60,16 @@ func (p *Publisher) Flush() error {
 }
 
 // Publish puts the blocks of the checkpoint in dir into a store, children before parents, and returns its CID and the
-// bytes of its blocks.
+// bytes of its blocks. If the store is one that can sync, they are durable then; in one that collects, they stay only
+// if the caller holds it until the root is pinned.
 func Publish(ctx context.Context, store Putter, dir string) (cid.Cid, uint64, error) {
 	p := NewPublisher(ctx, store)
 	root, _, err := checkpoint.Blocks(dir, nil, p.Add)
 	if err == nil {
 		err = p.Flush()
+	}
+	if s, ok := store.(syncer); ok && err == nil {
+		err = s.Sync()
 	}
 	if err != nil {
 		return cid.Undef, 0, fmt.Errorf("publish %s: %w", dir, err)

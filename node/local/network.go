@@ -137,7 +137,7 @@ func (n *Network) measureProbe(ctx context.Context, p *Phi, workers int) (map[st
 		for i, s := range drawn {
 			samples[i] = validation.Sample{ID: s.ID(), Document: s.Document, Tokens: p.Tokens.sample(s.Text, n.seq(p.Tokens))}
 		}
-		l, err := n.losses(p.Model, p.Tokens, workers)(ctx, samples)
+		l, err := n.losses(p.Model, p.Tokens, workers, nil)(ctx, samples)
 		if err != nil {
 			return nil, err
 		}
@@ -150,9 +150,23 @@ func (n *Network) measureProbe(ctx context.Context, p *Phi, workers int) (map[st
 	return out, nil
 }
 
-// losses is a model as validation sees it.
-func (n *Network) losses(m *model.Model, t Tokenizer, workers int) validation.Losses {
-	e := training.Evaluator{Seq: n.seq(t), Workers: workers, Spare: n.spare}
+// belowLimit bounds what one measurement keeps of the unchanged model.
+const belowLimit = 1 << 30
+
+// below keeps what Φ computes below the experts of some groups.
+func below(p *Phi, groups ...protocol.Group) *training.Below {
+	layer := p.Model.Layers - 1
+	for _, g := range groups {
+		for _, e := range g.Experts {
+			layer = min(layer, int(e.Layer))
+		}
+	}
+	return training.NewBelow(p.Model, layer, belowLimit)
+}
+
+// losses is a model as validation sees it. below, which may be nil, is shared by the models of one measurement.
+func (n *Network) losses(m *model.Model, t Tokenizer, workers int, below *training.Below) validation.Losses {
+	e := training.Evaluator{Seq: n.seq(t), Workers: workers, Spare: n.spare, Below: below}
 	return func(ctx context.Context, samples []validation.Sample) ([]int64, error) {
 		sequences := make([][]int32, len(samples))
 		for i, s := range samples {

@@ -197,10 +197,10 @@ func TestLoadPhi(t *testing.T) {
 	if _, err := local.LoadPhi(w.b, t.TempDir()); err == nil {
 		t.Error("an empty directory was loaded")
 	}
-	if _, err := w.p.Expect("poetry"); err == nil || !strings.Contains(err.Error(), "[ledger math]") {
+	if _, err := w.n.Expect(w.p, "poetry"); err == nil || !strings.Contains(err.Error(), "[ledger math]") {
 		t.Errorf("a group that is not there: %v", err)
 	}
-	e, err := w.p.Expect(ledger)
+	e, err := w.n.Expect(w.p, ledger)
 	if err != nil || e.Base != w.p.Link || e.Group != ledger || len(e.Tensors) != w.p.Model.Layers*(1+3*2) {
 		t.Errorf("%s of %s with %d tensors, %v", e.Group, e.Base, len(e.Tensors), err)
 	}

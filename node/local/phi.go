@@ -174,13 +174,17 @@ func (p *Phi) layout(g protocol.Group) []delta.Tensor {
 	return delta.Layout(g, p.Model.Dim, p.Model.Width)
 }
 
-// Expect is what a delta of a group must be.
-func (p *Phi) Expect(name string) (delta.Expect, error) {
+// Expect is what a delta of a group of p must be.
+func (n *Network) Expect(p *Phi, name string) (delta.Expect, error) {
 	g, err := group(p.State, name)
 	if err != nil {
 		return delta.Expect{}, err
 	}
-	return delta.Expect{Base: p.Link, Group: name, Tensors: p.layout(g)}, nil
+	return n.expect(p, g), nil
+}
+
+func (n *Network) expect(p *Phi, g protocol.Group) delta.Expect {
+	return delta.Expect{Base: p.Link, Group: g.Name, Tensors: p.layout(g), TopK: int(n.Genesis.Params.TopK)}
 }
 
 // read returns the values that an entry of a delta is about: a whole tensor, or some rows of a router.

@@ -3,7 +3,6 @@ package cpu
 import (
 	"fmt"
 	"math/rand/v2"
-	"sync"
 	"testing"
 )
 
@@ -131,48 +130,6 @@ func TestTiles(t *testing.T) {
 				}
 			}
 		}
-	}
-}
-
-// TestScratch takes and gives back from many goroutines: nobody may share what he holds, and what comes back is reused.
-func TestScratch(t *testing.T) {
-	b := &Backend{}
-	var wg sync.WaitGroup
-	for g := range 8 {
-		wg.Go(func() {
-			for i := range 300 {
-				n := 1 + (i*37+g*11)%500
-				s, other := b.scratch(n), b.scratch(n/2+1)
-				if len(s) != n {
-					t.Errorf("scratch(%d) has %d values", n, len(s))
-				}
-				for j := range s {
-					s[j] = float32(g)
-				}
-				for j := range other {
-					other[j] = -1
-				}
-				for _, x := range s {
-					if x != float32(g) {
-						t.Error("two hold the same scratch")
-						return
-					}
-				}
-				b.release(s)
-				b.release(other)
-			}
-		})
-	}
-	wg.Wait()
-	if len(b.free) == 0 || len(b.free) > 64 {
-		t.Errorf("%d slices are free, want 1 to 64", len(b.free))
-	}
-	b = &Backend{}
-	b.release(make([]float32, 100))
-	b.release(make([]float32, 10))
-	small := b.scratch(20)
-	if len(b.free) != 1 || cap(small) != 100 || cap(b.free[0]) != 10 {
-		t.Error("a slice large enough was not reused")
 	}
 }
 

@@ -144,7 +144,7 @@ func (p *Pass) Step(losses []float64, tokens, targets []int32, scale, balance fl
 	if t == nil {
 		panic("model: Step on a pass made for evaluation")
 	}
-	p.trunk(tokens)
+	p.trunk(tokens, nil, nil)
 	name := "lm_head.weight"
 	if m.Tied {
 		name = "model.embed_tokens.weight"

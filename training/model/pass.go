@@ -210,8 +210,8 @@ func (p *Pass) shared(l int, y, x backend.Buffer) {
 	b.AddGated(y, out, logit)
 }
 
-// forward runs layer l up to the output of its mixture, which it returns.
-func (p *Pass) forward(l int) backend.Buffer {
+// attend runs layer l up to its mixture: it sets h2, the residual stream before that.
+func (p *Pass) attend(l int) {
 	m, c, b := p.m, p.m.Config, p.m.b
 	y, a := &m.layers[l], p.layer(l)
 	qw, kw := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
@@ -230,6 +230,11 @@ func (p *Pass) forward(l int) backend.Buffer {
 	b.Attention(o, qn, kn, v, a.attn)
 	b.Linear(h2, o, y.o)
 	b.Add(h2, p.stream(l))
+}
+
+// mix returns the output of layer l's mixture for h2.
+func (p *Pass) mix(l int) backend.Buffer {
+	c, b, y, a := p.m.Config, p.m.b, &p.m.layers[l], p.layer(l)
 	r, moe := p.cut(p.router, c.Experts), p.cut(p.moe, c.Dim)
 	x2 := p.norm2(l)
 	b.Linear(r, x2, y.router)
@@ -240,16 +245,42 @@ func (p *Pass) forward(l int) backend.Buffer {
 	return moe
 }
 
-// trunk runs everything up to the final norm.
-func (p *Pass) trunk(tokens []int32) {
+// forward runs layer l up to the output of its mixture, which it returns.
+func (p *Pass) forward(l int) backend.Buffer {
+	p.attend(l)
+	return p.mix(l)
+}
+
+// Prefix is the residual stream before the mixture of a layer, [tokens, Dim], by which models that are equal up to there
+// share what they compute below.
+type Prefix struct {
+	Layer  int
+	Stream backend.Buffer
+}
+
+// trunk runs everything up to the final norm. With from, what is below is not computed; to takes what is before the
+// mixture of its layer.
+func (p *Pass) trunk(tokens []int32, from, to *Prefix) {
 	m, c, b := p.m, p.m.Config, p.m.b
 	if len(tokens)%p.Seq != 0 || len(tokens) > p.Sequences*p.Seq || len(tokens) == 0 {
 		panic(fmt.Sprintf("model: batch of %d tokens for sequences of %d, at most %d", len(tokens), p.Seq, p.Sequences*p.Seq))
 	}
 	p.rows, p.tokens = len(tokens), tokens
-	b.Embed(p.stream(0), m.embed, tokens)
-	for l := range m.layers {
-		moe := p.forward(l)
+	first := 0
+	if from != nil {
+		first = from.Layer
+		b.Copy(p.cut(p.layer(first).h2, c.Dim), from.Stream)
+	} else {
+		b.Embed(p.stream(0), m.embed, tokens)
+	}
+	for l := first; l < c.Layers; l++ {
+		if from == nil || l > first {
+			p.attend(l)
+		}
+		if to != nil && l == to.Layer {
+			b.Copy(to.Stream, p.cut(p.layer(l).h2, c.Dim))
+		}
+		moe := p.mix(l)
 		if p.probe != nil {
 			p.probe(l)
 		}
@@ -272,7 +303,13 @@ func (p *Pass) head(visit func(lo, hi int, logits, final backend.Buffer)) {
 // Loss writes the loss in nats of every target to losses, where they are after the backend's next Sync. tokens and
 // targets are whole sequences one after another.
 func (p *Pass) Loss(losses []float64, tokens, targets []int32) {
-	p.trunk(tokens)
+	p.LossBetween(losses, tokens, targets, nil, nil)
+}
+
+// LossBetween is Loss that begins at from, which a model equal to this one up to there has filled, and fills to, for
+// others. Both may be nil. It changes no bit.
+func (p *Pass) LossBetween(losses []float64, tokens, targets []int32, from, to *Prefix) {
+	p.trunk(tokens, from, to)
 	p.head(func(lo, hi int, logits, _ backend.Buffer) {
 		p.m.b.CrossEntropy(losses[lo:hi], logits, targets[lo:hi], 0)
 	})
@@ -280,7 +317,7 @@ func (p *Pass) Loss(losses []float64, tokens, targets []int32) {
 
 // Logits runs forward and returns the logits [tokens, Vocab].
 func (p *Pass) Logits(tokens []int32) []float32 {
-	p.trunk(tokens)
+	p.trunk(tokens, nil, nil)
 	out := make([]float32, p.rows*p.m.Vocab)
 	p.head(func(lo, hi int, logits, _ backend.Buffer) {
 		p.m.b.Read(out[lo*p.m.Vocab:hi*p.m.Vocab], logits)
@@ -296,5 +333,5 @@ func (p *Pass) Probe(tokens []int32, visit func(layer int, x []float32, load []i
 		visit(l, x, p.layer(l).mix.Load())
 	}
 	defer func() { p.probe = nil }()
-	p.trunk(tokens)
+	p.trunk(tokens, nil, nil)
 }
