@@ -21,6 +21,30 @@ func kernelCases() []kernelCase {
 		{"maximum", func(k kernels, v [5][]float32, _ [2]float32) float32 { return k.maximum(v[0]) }},
 		{"expSum", func(k kernels, v [5][]float32, s [2]float32) float32 { return k.expSum(v[0], v[1], s[0], s[1]) }},
 		{"expSum in place", func(k kernels, v [5][]float32, s [2]float32) float32 { return k.expSum(v[0], v[0], s[0], s[1]) }},
+		{"chain", func(k kernels, v [5][]float32, _ [2]float32) float32 { return k.chain(v[0], v[1]) }},
+		{"sum", func(k kernels, v [5][]float32, _ [2]float32) float32 { k.sum(v[0], v[1], v[2]); return 0 }},
+		{"norm", func(k kernels, v [5][]float32, s [2]float32) float32 {
+			rows, d := rowsOf(len(v[0]))
+			k.norm(v[0], v[1][:rows], v[2], v[3][:d], s[0])
+			return 0
+		}},
+		{"normGrads", func(k kernels, v [5][]float32, _ [2]float32) float32 {
+			rows, d := rowsOf(len(v[0]))
+			k.normGrads(v[0], v[1], v[2][:rows], v[3], v[4][:d])
+			return 0
+		}},
+		{"ropes", func(k kernels, v [5][]float32, _ [2]float32) float32 {
+			if _, h := rowsOf(len(v[0]) / 2); h > 0 {
+				k.ropes(v[0][:len(v[0])/(2*h)*2*h], v[1][:h], v[2][:h])
+			}
+			return 0
+		}},
+		{"softmax", func(k kernels, v [5][]float32, s [2]float32) float32 {
+			if n := len(v[0]) / 3 &^ 15; n > 0 {
+				k.softmax(v[0], min(16, len(v[0])/n), n, n, s[0])
+			}
+			return 0
+		}},
 		{"scale", func(k kernels, v [5][]float32, s [2]float32) float32 { k.scale(v[0], v[1], s[0]); return 0 }},
 		{"add", func(k kernels, v [5][]float32, _ [2]float32) float32 { k.add(v[0], v[1]); return 0 }},
 		{"axpy", func(k kernels, v [5][]float32, s [2]float32) float32 { k.axpy(v[0], v[1], s[0]); return 0 }},
@@ -55,6 +79,15 @@ func kernelCases() []kernelCase {
 	}
 }
 
+// rowsOf cuts n values into rows of d.
+func rowsOf(n int) (rows, d int) {
+	d = (n + 2) / 3
+	if n%2 == 1 {
+		d = n
+	}
+	return n / max(d, 1), d
+}
+
 // draws are the ways to fill slices: ordinary values, every finite float32, the special values, and a few of those among
 // ordinary ones.
 var draws = map[string]func(r *rand.Rand) float32{
@@ -76,9 +109,9 @@ func TestKernels(t *testing.T) {
 	for n := range 50 {
 		lengths = append(lengths, n)
 	}
-	reference := scalarKernels()
+	reference := scalarKernels().complete()
 	for _, isa := range native() {
-		k := nativeKernels(isa)
+		k := nativeKernels(isa).complete()
 		for _, c := range kernelCases() {
 			for draw, value := range draws {
 				t.Run(fmt.Sprintf("%s/%s/%s", isa, c.name, draw), func(t *testing.T) {
@@ -119,6 +152,47 @@ func compareKernel(t *testing.T, reference, k kernels, c kernelCase, n int, valu
 			if !same(want[i][j], got[i][j]) {
 				t.Fatalf("%d values: slice %d value %d is %v, plain Go %v", n, i, j-guard, got[i][j], want[i][j])
 			}
+		}
+	}
+}
+
+// TestPacking compares what brings operands into order with plain Go.
+func TestPacking(t *testing.T) {
+	r := rand.New(rand.NewPCG(4, 4))
+	reference := scalarKernels()
+	for _, isa := range native() {
+		k := nativeKernels(isa)
+		for _, n := range []int{1, 2, 7, 15, 16, 17, 31, 32, 40, 65, 256} {
+			for _, rows := range []int{1, 3, 8} {
+				row, dstRow, panel := n+r.IntN(5), 16, 16*rows
+				if n%2 == 0 {
+					dstRow, panel = (n+15)&^15+3, 16
+				}
+				src, half := fill((rows-1)*row+n, func() float32 { return finite(r) }), make([]uint16, (rows-1)*row+n)
+				for i := range half {
+					half[i] = uint16(r.Uint32())
+				}
+				size := rows*((n+15)&^15+3) + 40
+				got, want := make([]float32, size), make([]float32, size)
+				k.move(got[1:], src, rows, n, row, dstRow, panel)
+				reference.move(want[1:], src, rows, n, row, dstRow, panel)
+				compare(t, fmt.Sprintf("%s move %d×%d", isa, rows, n), got, want)
+				k.widen(got[1:], half, rows, n, row, dstRow, panel)
+				reference.widen(want[1:], half, rows, n, row, dstRow, panel)
+				compare(t, fmt.Sprintf("%s widen %d×%d", isa, rows, n), got, want)
+			}
+			n &^= 15
+			src, half := fill(7*(n+5)+n, func() float32 { return finite(r) }), make([]uint16, 7*(n+5)+n)
+			for i := range half {
+				half[i] = uint16(r.Uint32())
+			}
+			got, want := make([]float32, 16*n+20), make([]float32, 16*n+20)
+			k.transpose(got[9:], src, n, n+5)
+			reference.transpose(want[9:], src, n, n+5)
+			compare(t, fmt.Sprintf("%s transpose %d", isa, n), got, want)
+			k.transposeHalf(got[3:], half, n, n+5)
+			reference.transposeHalf(want[3:], half, n, n+5)
+			compare(t, fmt.Sprintf("%s transposeHalf %d", isa, n), got, want)
 		}
 	}
 }
