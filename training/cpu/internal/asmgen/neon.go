@@ -205,6 +205,7 @@ func neonKernels() *gen {
 		fmt.Fprintf(&g.decl, "\tcase %d:\n\t\tgemm%dx16NEON(t)\n", m, m)
 	}
 	g.decl.WriteString("\tdefault:\n\t\tpanic(\"cpu: no such tile\")\n\t}\n}\n\n")
+	g.widen()
 	g.transpose("transpose", "*float32", "sets dst[x, r] = src[r, x] for 8 rows r of n values, n a multiple of 16. A row of dst is 64 bytes, one of src srcRow.", false)
 	g.transpose("transposeHalf", "*uint16", "is transpose for bfloat16 values.", true)
 	g.reductions()
@@ -212,6 +213,26 @@ func neonKernels() *gen {
 	g.activations()
 	g.optimizer()
 	return &g.gen
+}
+
+func (g *arm) widen() {
+	reg := map[string]string{"dst": "R0", "src": "R1", "n": "R6", "dstPanel": "R2"}
+	g.begin("widen", "sets n values, a multiple of 16, to bfloat16 ones; 16 of them lie dstPanel bytes from the next.",
+		[]param{{"dst", "*float32"}, {"src", "*uint16"}, {"n", "int"}, {"dstPanel", "int"}}, false, reg)
+	g.each(nil, func() {
+		g.line("VLD1.P 32(R1), [V4.H8, V5.H8]")
+		for q := range 4 {
+			if q%2 == 0 {
+				g.line("VUSHLL $0, V%d.H4, V%d.S4", 4+q/2, q)
+			} else {
+				g.line("VUSHLL2 $0, V%d.H8, V%d.S4", 4+q/2, q)
+			}
+			g.line("VSHL $16, V%d.S4, V%d.S4", q, q)
+		}
+		g.store(0, "R0")
+		g.line("ADD R2, R0, R0")
+	})
+	g.line("RET")
 }
 
 // transpose works on blocks of 8 rows by 4 columns.
