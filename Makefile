@@ -116,12 +116,14 @@ bench:
 bench-learning: build
 	$(BZD) rehearse --cycles 20 --miners 1 --plot bench/learning.svg
 
-# Loads a checkpoint in transformers and compares it with bzd. VENV must have torch and transformers; it is made if
-# missing (needs a package registry).
+# Loads checkpoints in transformers and compares them with bzd, and models of every family that transformers writes; a
+# network trains those of FAMILIES. VENV must have torch and transformers; it is made if missing, and so is another beside
+# it with transformers 5 (needs a package registry).
 VENV ?= out/venv
 interop: build
 	bench/interop.sh $(BZD) $(VENV) $(PYTHON)
 
+nightly: export FAMILIES = olmoe mixtral qwen2_moe qwen3_moe
 nightly: test lint genesis-verify interop
 	BZD_EMULATE=all $(GO) test ./training/cuda ./training/cuda/emu
 	$(MAKE) race RACE=./...

@@ -117,6 +117,11 @@ func (n *Node) opposite(p *local.Phi, d *delta.Delta) (*delta.Delta, error) {
 func (n *Node) momentsFile() string  { return filepath.Join(n.cfg.Dir, "moments") }
 func (n *Node) feedbackFile() string { return filepath.Join(n.cfg.Dir, "feedback") }
 
+// momentsOf marks the moments of this miner's group.
+func (n *Node) momentsOf() [32]byte {
+	return sha256.Sum256(fmt.Appendf(nil, "bzd/moments\x00%s\x00%s", n.cfg.Network, n.cfg.Group))
+}
+
 // remember keeps what a miner needs in the next cycle, in memory and on disk.
 func (n *Node) remember(m local.Memory) error {
 	n.memory = &m
@@ -124,7 +129,7 @@ func (n *Node) remember(m local.Memory) error {
 	if m.Feedback != nil {
 		errs = append(errs, m.Feedback.WriteFile(n.feedbackFile()))
 	}
-	errs = append(errs, training.WriteState(n.momentsFile(), training.State{Values: make([]float32, len(m.Moments.M)), Moments: *m.Moments}))
+	errs = append(errs, training.WriteState(n.momentsFile(), training.State{Job: n.momentsOf(), Values: make([]float32, len(m.Moments.M)), Moments: *m.Moments}))
 	return errors.Join(errs...)
 }
 
@@ -132,9 +137,9 @@ func (n *Node) remember(m local.Memory) error {
 func (n *Node) recall(cycle uint64, p *local.Phi) *local.Memory {
 	m := &local.Memory{}
 	s, err := training.ReadState(n.momentsFile())
-	if err == nil {
+	if err == nil && s.Job == n.momentsOf() {
 		m.Moments = &s.Moments
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		n.trouble(cycle, err)
 	}
 	want, err := n.local.Expect(p, n.cfg.Group)

@@ -90,7 +90,7 @@ func New(cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	o := blockstore.DefaultOptions()
-	o.Links, o.Quota = exchange.Links, cfg.Quota
+	o.Links, o.Quota = exchange.Links, uint64(cfg.Quota)<<20
 	if n.store, err = blockstore.Open(filepath.Join(cfg.Dir, "blocks"), o); err != nil {
 		return nil, err
 	}

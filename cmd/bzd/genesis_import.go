@@ -18,8 +18,9 @@ import (
 	"github.com/blockzero-net/bzd/training/model"
 )
 
-// importSample is the bytes of a sample in a network on a model with a tokenizer of its own, unless told otherwise.
-const importSample = 512
+// importSample is the bytes of a sample in a network on a model with a tokenizer of its own, unless told otherwise: what
+// the built-in domains have enough text for.
+const importSample = 256
 
 func genesisImport(ctx context.Context, env environment, args []string) error {
 	c := newFlags(env, "genesis import", `Usage: bzd genesis import [flags] SRC

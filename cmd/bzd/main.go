@@ -40,7 +40,7 @@ Models and text:
   sample       continue a prompt
   data         list the domains on this machine
 
-  bench        how fast this machine trains, evaluates and codes deltas
+  bench        how fast this machine trains, evaluates, codes deltas and moves checkpoints
   version      what this binary is and what it computes with
 
 bzd COMMAND --help says more. A network lives in a directory: --dir, $BZD_DIR, or bzd below the user's cache directory;
@@ -69,10 +69,13 @@ var commands = map[string]command{
 	"data":     datasets,
 	"version":  version,
 
-	"bench":          family(benchHelp, "step, delta or frontier"),
+	"bench":          family(benchHelp, "step, engine, delta, frontier or content"),
 	"bench step":     benchStep,
+	"bench engine":   benchEngine,
 	"bench delta":    benchDelta,
 	"bench frontier": benchFrontier,
+	"bench content":  benchContent,
+	"bench peer":     benchPeer, // a process of bench content
 
 	"genesis":        family(genesisHelp, "train, plan, import, verify or show"),
 	"genesis train":  genesisTrain,

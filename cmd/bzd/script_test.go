@@ -18,6 +18,8 @@ import (
 	"strings"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/blockzero-net/bzd/node/local/localtest"
 )
 
 // scriptCommands are the commands that scripts have beside those of testscript.
@@ -32,6 +34,7 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"keep":      keep,
 	"scores":    scores,
 	"rehearsal": rehearsal,
+	"family":    writeFamily,
 	"rootof":    rootOf,
 	"damage":    damage,
 }
@@ -147,6 +150,20 @@ func generateText(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		ts.Check(os.WriteFile(filepath.Join(dir, fmt.Sprintf("%04d.txt", i)), []byte(b.String()), 0o644))
 	}
+}
+
+// family NAME DIR [fused] writes a small Hugging Face model of that family.
+func writeFamily(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 || len(args) > 3 {
+		ts.Fatalf("usage: family NAME DIR [fused]")
+	}
+	for _, f := range localtest.Families() {
+		if f.String() == args[0] {
+			ts.Check(localtest.Write(ts.MkAbs(args[1]), localtest.Config(f), len(args) == 3, 0))
+			return
+		}
+	}
+	ts.Fatalf("no family %s", args[0])
 }
 
 // edit rewrites a file.
@@ -272,9 +289,13 @@ func rehearsal(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 	}
 	var r struct {
-		Checkpoint string
-		Seconds    float64
-		Cycles     []struct {
+		Seed             string
+		Miners, TopK     int
+		Values           uint64
+		LR, Lead, Refine float64
+		Checkpoint       string
+		Seconds          float64
+		Cycles           []struct {
 			Cycle              int
 			Base, Next         string
 			Alpha              json.RawMessage

@@ -171,7 +171,7 @@ func TestTrainSparseResumes(t *testing.T) {
 // number of workers.
 func TestRehearseSparse(t *testing.T) {
 	w := sparse(t, shared(t), protocol.DefaultTopK)
-	o := local.RehearseOptions{Cycles: 2, Miners: 2, Seed: "1", Dir: t.TempDir(), Workers: 2, Tokens: 12 * 2 * 48}
+	o := local.RehearseOptions{Cycles: 2, Miners: 1, Seed: "1", Dir: t.TempDir(), Workers: 2, Tokens: 8 * 2 * 48}
 	first, _ := rehearse(t, w, o)
 	for i, r := range first {
 		for _, s := range r.Submissions {
@@ -198,12 +198,14 @@ rest 3340ee5addaed372b1674e83b5c05a5a861fce40dcff03f996a2c4e8af2c27be
 
 // TestGoldenSparse: choice, second pass, codes and residuals have the same bits on every instruction set.
 func TestGoldenSparse(t *testing.T) {
-	variants(t, cpu.Available(), func(t *testing.T, b *cpu.Backend, sets []*data.Dataset, _ int) {
-		base, _ := tiny(t, b, find(t, sets, prose))
-		dir := t.TempDir()
-		w := sparse(t, newWorld(t, b, base, sets, filepath.Join(dir, "genesis")), 410)
+	w := sparse(t, tinyWorld(t), 410)
+	variants(t, cpu.Available(), func(t *testing.T, b *cpu.Backend, _ []*data.Dataset, _ int) {
+		p, err := local.LoadPhi(b, w.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
 		var s strings.Builder
-		p, memory := w.p, local.Memory{}
+		dir, memory := t.TempDir(), local.Memory{}
 		for cycle := range uint64(2) {
 			o := brief(ledger, "one")
 			o.Cycle, o.Memory, o.Lead, o.Refine = cycle, memory, 0.5, 2
@@ -216,7 +218,6 @@ func TestGoldenSparse(t *testing.T) {
 				}
 			}
 			fmt.Fprintf(&s, "delta %d %x\nrest %x\n", len(payload(t, d)), sha256.Sum256(payload(t, d)), h.Sum(nil))
-			var err error
 			if p, err = w.n.Advance(p, []local.Accepted{accepted(1, d, 1)}, protocol.Rational{Num: 1, Den: 2}, filepath.Join(dir, fmt.Sprint(cycle)), "", nil); err != nil {
 				t.Fatal(err)
 			}

@@ -34,8 +34,12 @@ func openWeights(c *checkpoint.Checkpoint, dir string, config model.Config) (*we
 		list = checkpoint.SingleName
 	}
 	_, err := c.Tensor(model.FusedName)
+	fused := err == nil
+	if n := 3 * config.Layers * config.Experts; !fused && n > len(c.Tensors()) { // before so many names are made
+		return nil, fault(checkpoint.ConfigName, "", "", "%d layers of %d experts are %d tensors, the files have %d", config.Layers, config.Experts, n, len(c.Tensors()))
+	}
 	known := map[string]bool{}
-	for _, s := range config.Stored(err == nil) {
+	for _, s := range config.Stored(fused) {
 		info, err := c.Tensor(s.Name)
 		if err != nil {
 			return nil, fault(list, s.Name, "", "missing; config.json (model_type %s) wants it", config.Family)
