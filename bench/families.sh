@@ -28,7 +28,7 @@ same
 for family in ${FAMILIES:-olmoe}; do
 	net=$work/nets/$family
 	"$bzd" genesis import --dir "$net" --experts 1 "$work/models/$family-v5-fused"
-	"$bzd" devnet --genesis "$net" --miners 3 --cycles 2 --json --dir "$net-run" >"$net.json" 2>"$net.log" || { cat "$net.log" >&2; exit 1; }
+	"$bzd" devnet --genesis "$net" --miners 3 --cycles 2 --headroom 20 --json --dir "$net-run" >"$net.json" 2>"$net.log" || { cat "$net.log" >&2; exit 1; }
 	last=$("$four/bin/python" -c '
 import json, sys
 r = json.load(open(sys.argv[1]))
