@@ -7,7 +7,7 @@ PYTHON  ?= python3
 export CGO_ENABLED = 0
 
 .PHONY: all build cuda cuda-carry cuda-test ptx ptxas demo rehearse devnet test devnet-test race lint fuzz generate genesis genesis-verify bench \
-	bench-learning interop nightly clean
+	bench-learning bench-content interop nightly clean
 
 all: build
 
@@ -112,6 +112,10 @@ bench:
 bench-learning: build
 	$(BZD) rehearse --cycles 20 --miners 1 --plot bench/learning.svg
 
+# How fast checkpoints are imported and fetched, beside kubo (which needs the module proxy).
+bench-content:
+	bench/content/run.sh
+
 # Loads a checkpoint in transformers and compares it with bzd. VENV must have torch and transformers; it is made if
 # missing (needs a package registry).
 VENV ?= out/venv
@@ -121,6 +125,7 @@ interop: build
 nightly: test lint genesis-verify interop
 	$(MAKE) race RACE=./...
 	$(MAKE) fuzz FUZZTIME=2m
+	$(GO) test -run Kill -count=20 ./content/blockstore ./content/exchange
 	$(MAKE) bench-learning
 
 clean:

@@ -366,7 +366,7 @@ type process struct {
 // start starts a process and reads what it says, up to its first line that is not of progress.
 func (b *contentBench) start(ctx context.Context, p *process, args ...string) error {
 	p.cmd = exec.CommandContext(ctx, b.self, append([]string{"bench", "peer"}, args...)...)
-	p.cmd.Stderr = b.env.err
+	p.cmd.Args[0], p.cmd.Stderr = os.Args[0], b.env.err
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
 		return err
