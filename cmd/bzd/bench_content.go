@@ -226,6 +226,14 @@ func (b *contentBench) moves(ctx context.Context, r *contentReport, src, next st
 	if err != nil {
 		return err
 	}
+	// Five honest peers are five processes, and a store belongs to one. Nobody has it open yet.
+	stores := []string{store}
+	for range 4 {
+		stores = append(stores, b.dir())
+		if err := linkTree(store, stores[len(stores)-1]); err != nil {
+			return err
+		}
+	}
 	server, silent := &process{}, &process{}
 	if err := b.start(ctx, server, "serve", store); err != nil {
 		return err
@@ -253,7 +261,6 @@ func (b *contentBench) moves(ctx context.Context, r *contentReport, src, next st
 		return err
 	}
 
-	// Five honest peers are five processes: a store belongs to one.
 	addresses := []string{server.first.Address}
 	var others []*process
 	defer func() {
@@ -261,13 +268,9 @@ func (b *contentBench) moves(ctx context.Context, r *contentReport, src, next st
 			err = errors.Join(err, p.stop())
 		}
 	}()
-	for range 4 {
-		copied := b.dir()
-		if err := linkTree(store, copied); err != nil {
-			return err
-		}
+	for _, store := range stores[1:] {
 		p := &process{}
-		if err := b.start(ctx, p, "serve", copied); err != nil {
+		if err := b.start(ctx, p, "serve", store); err != nil {
 			return err
 		}
 		others = append(others, p)
