@@ -109,31 +109,35 @@ func (b *contentBench) dir() string {
 	return filepath.Join(b.tmp, fmt.Sprint(b.made))
 }
 
-// randomCheckpoint writes a checkpoint of random bytes: a hub, and four groups of which the last has a seed of its own.
-func (b *contentBench) randomCheckpoint(total int64, seed uint64) (dir string, group uint64, err error) {
+// randomCheckpoint writes a checkpoint of random bytes: a hub, and four groups, of which the last is one of several. All are
+// windows of the same numbers, so that not all of them are in memory at a time; chunks of two windows have nothing in common.
+func (b *contentBench) randomCheckpoint(total int64, last int) (dir string, group uint64, err error) {
 	dir = b.dir()
 	n := int(total / 4 / 5)
-	fill := func(name string, seed uint64) checkpoint.File {
-		rng := rand.New(rand.NewPCG(seed, uint64(total)))
-		data := make([]float32, n)
-		for i := range data {
-			data[i] = rng.Float32()
-		}
-		return checkpoint.File{Name: name + ".safetensors", Tensors: []checkpoint.Tensor{
-			{Name: name, DType: checkpoint.F32, Shape: []int64{int64(n)}, Data: data}}}
+	data := make([]float32, n+16)
+	rng := rand.New(rand.NewPCG(1, uint64(total)))
+	for i := range data {
+		data[i] = rng.Float32()
 	}
-	files := []checkpoint.File{fill("hub-00001", 1), fill("experts-a", 2), fill("experts-b", 3), fill("experts-c", 4), fill("experts-d", seed)}
-	_, err = checkpoint.Write(dir, checkpoint.Contents{Documents: map[string][]byte{"config.json": []byte(`{"model_type":"qwen3_moe"}`)}, Files: files})
+	window := func(name string, shift int) checkpoint.File {
+		return checkpoint.File{Name: name + ".safetensors", Tensors: []checkpoint.Tensor{
+			{Name: name, DType: checkpoint.F32, Shape: []int64{int64(n)}, Data: data[shift : shift+n]}}}
+	}
+	_, err = checkpoint.Write(dir, checkpoint.Contents{
+		Documents: map[string][]byte{"config.json": []byte(`{"model_type":"qwen3_moe"}`)},
+		Files: []checkpoint.File{window("hub-00001", 0), window("experts-a", 1), window("experts-b", 2), window("experts-c", 3),
+			window("experts-d", last)},
+	})
 	return dir, 4 * uint64(n), err
 }
 
 func (b *contentBench) run(ctx context.Context) (r contentReport, err error) {
 	r.Rounds, r.Agrees = b.rounds, true
-	src, group, err := b.randomCheckpoint(int64(b.size), 5)
+	src, group, err := b.randomCheckpoint(int64(b.size), 4)
 	if err != nil {
 		return r, err
 	}
-	next, _, err := b.randomCheckpoint(int64(b.size), 6)
+	next, _, err := b.randomCheckpoint(int64(b.size), 5)
 	if err != nil {
 		return r, err
 	}

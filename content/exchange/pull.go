@@ -179,8 +179,7 @@ type pull struct {
 	cids    []cid.Cid
 	typical int
 	budget  uint32 // of one request
-	first   peer.ID
-	want    int // peers to ask at the same time
+	want    int    // peers to ask at the same time
 	got     chan delivery
 	over    chan struct{} // closed when the last worker has left
 
@@ -205,6 +204,7 @@ type source struct {
 	peer   peer.ID
 	began  uint64 // pull.bytes when the request began
 	came   uint64 // bytes since
+	twice  uint64 // of these, bytes that had come from others
 	cancel context.CancelCauseFunc
 }
 
@@ -254,7 +254,7 @@ func (w *walk) pull(cids []cid.Cid, typical int) (left []cid.Cid, err error) {
 	}
 	ctx, cancel := context.WithCancel(w.ctx)
 	u := &pull{
-		x: x, ctx: ctx, cids: cids, typical: max(typical, 1), first: w.from, state: make([]pullState, len(cids)), by: make([]*source, len(cids)),
+		x: x, ctx: ctx, cids: cids, typical: max(typical, 1), state: make([]pullState, len(cids)), by: make([]*source, len(cids)),
 		free: len(cids), met: map[peer.ID]bool{}, sources: map[*source]struct{}{},
 		budget: uint32(min(maxAnswer, max(w.e.config.InFlight/pullPeers, 1))),
 		got:    make(chan delivery), over: make(chan struct{}), changed: make(chan struct{}),
@@ -460,7 +460,7 @@ var errOutpaced = errors.New("exchange: the peer is outpaced by others")
 // Called with mu held.
 func (u *pull) outpaced(s *source, start uint64) bool {
 	others := uint64(max(u.workers-1, 1))
-	return len(u.sources) > 1 && (u.bytes-s.began-s.came)/others >= pullOutpaced*s.came+start
+	return len(u.sources) > 1 && (u.bytes-s.began-(s.came-s.twice))/others >= pullOutpaced*s.came+start
 }
 
 // take returns blocks to ask a peer for, at most n and about as many as the budget has room for. Where everything is asked
@@ -528,6 +528,7 @@ func (u *pull) deliver(src *source, i int, b blocks.Block) bool {
 		u.bytes += size
 	} else {
 		u.twice += size
+		src.twice += size
 	}
 	if u.free == 0 && u.out > 0 { // somebody may wait for a peer to be outpaced
 		u.change()
