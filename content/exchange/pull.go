@@ -206,6 +206,7 @@ type source struct {
 	came   uint64 // bytes since
 	twice  uint64 // of these, bytes that had come from others
 	cancel context.CancelCauseFunc
+	behind bool // its blocks were asked of others for its pace
 }
 
 // delivery is a block and who sent it.
@@ -261,6 +262,7 @@ func (w *walk) pull(cids []cid.Cid, typical int) (left []cid.Cid, err error) {
 	}
 	u.want = min(1+len(cids)*u.typical/pullShare, pullPeers)
 	u.staff(peers)
+	u.double()
 	var p batch
 	defer func() {
 		cancel()
@@ -308,7 +310,7 @@ func (w *walk) pull(cids []cid.Cid, typical int) (left []cid.Cid, err error) {
 		}
 		p.blocks = append(p.blocks, b.Block)
 		if p.size += len(b.RawData()); p.size >= putBatch {
-			if err := p.put(w); err != nil {
+			if err := p.send(w); err != nil {
 				return nil, err
 			}
 		}
@@ -331,6 +333,23 @@ func (u *pull) staff(peers []peer.ID) {
 		}
 	}
 	for n := len(u.peers); n > 0 && u.workers < u.want; n-- {
+		u.workers++
+		go u.work()
+	}
+}
+
+// double lets each peer have two requests under way where there are fewer peers than should be asked at the same time:
+// while a block of one is hashed, one of the other comes.
+func (u *pull) double() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.met) >= u.want {
+		return
+	}
+	for p := range u.met {
+		u.peers = append(u.peers, p)
+	}
+	for n := len(u.met); n > 0 && u.workers < u.want && u.workers > 0; n-- {
 		u.workers++
 		go u.work()
 	}
@@ -497,6 +516,10 @@ func (u *pull) take(src *source, tried []bool, n int) (part []int, wait <-chan s
 	}
 	for i := len(u.cids) - 1; i >= 0 && len(part) < n && second; i-- {
 		if !tried[i] && u.state[i] == pullAsked && u.by[i] != src && (u.urgent || u.outpaced(u.by[i], pullEnd)) {
+			if s := u.by[i]; !u.urgent && !s.behind {
+				s.behind = true
+				u.x.scores.bad(s.peer, 1)
+			}
 			take(i)
 		}
 	}
