@@ -211,8 +211,10 @@ func (b *contentBench) run(ctx context.Context) (r contentReport, err error) {
 		all.kimp, all.kfetch = append(all.kimp, rate(ki)), append(all.kfetch, rate(kf))
 		all.rimp, all.rfetch = append(all.rimp, ki/seconds), append(all.rfetch, kf/fetched.Seconds)
 	}
-	r.Hash, r.Write, r.Stream, r.Import, r.Fetch = middle(all.hash), middle(all.write), middle(all.stream), middle(all.imp), middle(all.fetch)
-	r.KuboImport, r.KuboFetch, r.ImportRatio, r.FetchRatio, r.StreamRatio = middle(all.kimp), middle(all.kfetch), middle(all.rimp), middle(all.rfetch), middle(all.rstream)
+	r.Hash, r.Write, r.Stream, r.Import, r.Fetch = middle(all.hash), middle(all.write), middle(all.stream), middle(all.imp),
+		middle(all.fetch)
+	r.KuboImport, r.KuboFetch = middle(all.kimp), middle(all.kfetch)
+	r.ImportRatio, r.FetchRatio, r.StreamRatio = middle(all.rimp), middle(all.rfetch), middle(all.rstream)
 	if err := b.moves(ctx, &r, src, next, group); err != nil {
 		return r, err
 	}
