@@ -135,7 +135,7 @@ same delta as if it had never stopped. On a card it multiplies in bfloat16, so t
 		return err
 	}
 	if *moments != "" {
-		if err := training.WriteState(*moments, training.State{Job: kind, Values: make([]float32, len(after.Moments.M)), Moments: *after.Moments}); err != nil {
+		if err := training.WriteState(*moments, training.State{Job: kind, Values: make([]float32, after.Moments.Len()), Moments: *after.Moments}); err != nil {
 			return err
 		}
 	}

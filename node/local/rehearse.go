@@ -16,11 +16,11 @@ import (
 // RehearseOptions say what to rehearse.
 type RehearseOptions struct {
 	Cycles  int
-	Miners  int    // per group
-	Seed    string // of miners and beacons
-	Dir     string // checkpoints go to cycle-0001 and so on below it
-	Workers int    // jobs at a time
-	Tokens  int64  // per miner and cycle; 0 means the default
+	Miners  int                 // per group
+	Seed    string              // of miners and beacons
+	Dir     string              // checkpoints go to cycle-0001 and so on below it
+	Workers int                 // jobs at a time
+	Tokens  int64               // per miner and cycle; 0 means the default
 	Tune    func(*TrainOptions) // changes how miners train; may be nil
 
 	// Training is called while a miner trains, from several goroutines; Done after every cycle. Either may be nil.

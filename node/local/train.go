@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/blockzero-net/bzd/internal/protocol"
@@ -24,7 +25,7 @@ type TrainOptions struct {
 	Tokens       int64   // per cycle, replay included
 	Batch        int     // sequences per step
 	Replay       int     // of them general text
-	LearningRate float64 // peak; falls to zero within the cycle
+	LearningRate float64 // peak
 	Warmup       int     // steps
 	Lead         float64 // how much of what could not be sent yet the training starts ahead of the checkpoint, 0 to 1
 	Refine       float64 // times LearningRate: the peak of the second pass, over what is sent alone; 0 leaves it out
@@ -32,8 +33,13 @@ type TrainOptions struct {
 	Micro        int     `json:",omitempty"` // of training.Plan
 	Recompute    bool    `json:"-"`          // of training.Plan: it changes no bit
 
+	Schedule optim.Shape `json:",omitempty"` // what the learning rate does after the warm-up
+	Half     bool        `json:",omitempty"` // moments in bfloat16; Memory.Moments must be so too
+
 	Memory    Memory `json:"-"` // what the last cycle left; the zero value starts fresh
 	StatePath string `json:"-"` // where an interrupted run is saved and found again
+	// SaveDue is asked after every step whether to save; nil saves after every 200th.
+	SaveDue func(training.Progress) bool `json:"-"`
 }
 
 // Memory is what a miner keeps from cycle to cycle. Either may be nil.
@@ -102,7 +108,7 @@ func train(ctx context.Context, n *Network, p *Phi, o TrainOptions, report func(
 		return fail(err)
 	}
 	moments := t.optimizer.State()
-	trained, v := t.read(), t.split(moments.V)
+	trained := t.read()
 	if x == nil {
 		x = make([][]float32, len(trained))
 		for i := range x {
@@ -110,11 +116,16 @@ func train(ctx context.Context, n *Network, p *Phi, o TrainOptions, report func(
 		}
 	}
 	chosen := make([][]uint32, len(x))
+	var v []float32 // second moments of a tensor
+	at := 0
 	for i := range x {
 		for j := range x[i] {
 			x[i][j] += trained[i][j] - ahead[i][j]
 		}
-		if chosen[i], err = delta.Choose(x[i], v[i], t.want.TopK); err != nil {
+		v = slices.Grow(v[:0], len(x[i]))[:len(x[i])]
+		moments.Second(v, at)
+		at += len(v)
+		if chosen[i], err = delta.Choose(x[i], v, t.want.TopK); err != nil {
 			return fail(t.tooFar(i, err))
 		}
 	}
@@ -161,7 +172,9 @@ func newTrainer(n *Network, p *Phi, o TrainOptions) (*trainer, error) {
 	if t.trainable, err = t.model.TrainGroup(experts(g)); err != nil {
 		return nil, err
 	}
-	if t.optimizer, err = optim.New(t.model.Backend(), optim.Defaults(), t.trainable.Params()); err != nil {
+	c := optim.Defaults()
+	c.Half = o.Half
+	if t.optimizer, err = optim.New(t.model.Backend(), c, t.trainable.Params()); err != nil {
 		return nil, err
 	}
 	if o.Memory.Moments != nil {
@@ -194,38 +207,59 @@ func (t *trainer) dense(ctx context.Context, report func(training.Progress)) (*d
 // still is a second moment so large that its value stays where it is: a step is below 10⁻¹⁸ of the learning rate's.
 const still = 1e36
 
+// held is the optimizer's state with which nothing moves.
+func (t *trainer) held() optim.State {
+	n := 0
+	for _, phi := range t.phi {
+		n += len(phi)
+	}
+	s := optim.State{}
+	if m := t.o.Memory.Moments; m != nil {
+		s.Steps, s.M, s.HalfM = m.Steps, m.M, m.HalfM
+	} else if t.o.Half {
+		s.HalfM = make([]uint16, n)
+	} else {
+		s.M = make([]float32, n)
+	}
+	if t.o.Half {
+		s.HalfV = slices.Repeat([]uint16{uint16(math.Float32bits(still) >> 16)}, n)
+	} else {
+		s.V = slices.Repeat([]float32{still}, n)
+	}
+	return s
+}
+
+// free gives value i of a held state the second moment of the cycle's begin, so that it moves.
+func (t *trainer) free(s optim.State, i int) {
+	m := t.o.Memory.Moments
+	switch {
+	case t.o.Half && m != nil:
+		s.HalfV[i] = m.HalfV[i]
+	case t.o.Half:
+		s.HalfV[i] = 0
+	case m != nil:
+		s.V[i] = m.V[i]
+	default:
+		s.V[i] = 0
+	}
+}
+
 // refinePass names the state of an interrupted second pass.
 const refinePass = "refine"
 
 // refine trains what was chosen of x, from the checkpoint with that alone, and returns where it should go. The others stay:
 // a delta that is meant to be one of few values does more than the few largest values of another.
 func (t *trainer) refine(ctx context.Context, x [][]float32, chosen [][]uint32, report func(training.Progress)) ([][]float32, error) {
-	begin := optim.State{}
-	if t.o.Memory.Moments != nil {
-		begin.Steps, begin.M = t.o.Memory.Moments.Steps, t.o.Memory.Moments.M
-	} else {
-		for _, phi := range t.phi {
-			begin.M = append(begin.M, make([]float32, len(phi))...)
-		}
-	}
-	begin.V = make([]float32, len(begin.M))
-	for i := range begin.V {
-		begin.V[i] = still
-	}
-	start, v := make([][]float32, len(x)), t.split(begin.V)
-	var before [][]float32
-	if t.o.Memory.Moments != nil {
-		before = t.split(t.o.Memory.Moments.V)
-	}
+	begin := t.held()
+	start := make([][]float32, len(x))
+	at := 0
 	for i := range x {
 		start[i] = slices.Clone(t.phi[i])
-		for _, at := range chosen[i] {
-			start[i][at] += x[i][at]
-			v[i][at] = 0
-			if before != nil {
-				v[i][at] = before[i][at]
-			}
+		for _, c := range chosen[i] {
+			start[i][c] += x[i][c]
+			t.free(begin, at+int(c))
 		}
+		at += len(x[i])
 	}
 	if err := t.optimizer.Restore(begin); err != nil {
 		return nil, err
@@ -260,7 +294,7 @@ func (t *trainer) run(ctx context.Context, o TrainOptions, name string, pass, pa
 	if name != "" && path != "" {
 		path += "." + name
 	}
-	return runSaved(ctx, job, id, path, passes > pass, func(p training.Progress) {
+	return runSaved(ctx, job, id, path, o.SaveDue, passes > pass, func(p training.Progress) {
 		if report != nil {
 			p.Tokens += p.Tokens / int64(p.Step) * int64((pass-1)*p.Steps)
 			p.Step, p.Steps = p.Step+(pass-1)*p.Steps, passes*p.Steps
@@ -311,7 +345,8 @@ func newJob(n *Network, m *model.Model, tokens Tokenizer, t *model.Trainable, op
 	if err != nil {
 		return nil, err
 	}
-	plan := training.Plan{Batch: o.Batch, Replay: o.Replay, Seq: seq, Schedule: optim.Schedule{Peak: o.LearningRate, Warmup: o.Warmup}, Micro: o.Micro, Recompute: o.Recompute}
+	plan := training.Plan{Batch: o.Batch, Replay: o.Replay, Seq: seq, Schedule: optim.Schedule{Peak: o.LearningRate, Warmup: o.Warmup, Shape: o.Schedule},
+		Micro: o.Micro, Recompute: o.Recompute}
 	if o.Batch > 0 {
 		plan.Steps = int(o.Tokens / int64(o.Batch*seq))
 	}
@@ -355,7 +390,7 @@ func jobID(n *Network, p *Phi, o TrainOptions, pass string) ([32]byte, error) {
 	h.Write(options)
 	var values []any
 	if m := o.Memory.Moments; m != nil {
-		values = append(values, int64(m.Steps), m.M, m.V)
+		values = append(values, int64(m.Steps), m.M, m.V, m.HalfM, m.HalfV)
 	}
 	if f := o.Memory.Feedback; f != nil {
 		h.Write(f.Base.Cid().Bytes())

@@ -199,3 +199,9 @@ type Optimizer interface {
 	// SumSquares returns Σ x² of every buffer.
 	SumSquares(x []Buffer) []float32
 }
+
+// HalfMoments is implemented by backends that can keep an optimizer's moments in bfloat16, in the host's memory.
+type HalfMoments interface {
+	// AdamWHalf is AdamW for moments that are rounded to bfloat16 when p has been moved: docs/spec/exact.md.
+	AdamWHalf(p Buffer, m, v []uint16, g Buffer, h AdamW)
+}
