@@ -60,7 +60,13 @@ func Train(ctx context.Context, n *Network, p *Phi, o TrainOptions, report func(
 	var after Memory
 	d, err := labelled(ctx, Training, func(ctx context.Context) (d *delta.Delta, err error) {
 		d, after, err = train(ctx, n, p, o, report)
-		return d, err
+		if err == nil {
+			err = p.unchanged()
+		}
+		if err != nil {
+			return nil, err
+		}
+		return d, nil
 	})
 	return d, after, err
 }
