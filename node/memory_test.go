@@ -109,7 +109,7 @@ func TestMinersMemory(t *testing.T) {
 		}}}
 	}
 	n := start("ledger")
-	if m := n.recall(0, p); m.Moments != nil || m.Feedback != nil || len(troubles) > 0 {
+	if m, _ := n.recall(0, p, [32]byte{}); m.Moments != nil || m.Feedback != nil || len(troubles) > 0 {
 		t.Errorf("a new miner remembers %+v, %q", m, troubles)
 	}
 	o := local.DefaultTrain("ledger", "x", 7)
@@ -118,18 +118,18 @@ func TestMinersMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := n.remember(memory); err != nil {
+	if err := n.remember(memory, [32]byte{7}); err != nil {
 		t.Fatal(err)
 	}
 	n = start("ledger")
-	if m := n.recall(7, p); !reflect.DeepEqual(*m, memory) || memory.Feedback == nil || len(troubles) > 0 {
+	if m, _ := n.recall(7, p, [32]byte{}); !reflect.DeepEqual(*m, memory) || memory.Feedback == nil || len(troubles) > 0 {
 		t.Errorf("it remembers something else after a restart, %q", troubles)
 	}
 	if err := n.mine(t.Context(), timeline{cycle: 7}, p); err == nil || !strings.Contains(err.Error(), "equivocation") {
 		t.Errorf("a second delta for one cycle: %v", err)
 	}
 	n = start("math")
-	if m := n.recall(8, p); m.Feedback != nil || m.Moments != nil || len(troubles) != 1 || !strings.Contains(troubles[0], "another group") {
+	if m, _ := n.recall(8, p, [32]byte{}); m.Feedback != nil || m.Moments != nil || len(troubles) != 1 || !strings.Contains(troubles[0], "another group") {
 		t.Errorf("another group goes on with it, %q", troubles)
 	}
 	for _, path := range []string{n.feedbackFile(), n.momentsFile()} {
@@ -138,7 +138,7 @@ func TestMinersMemory(t *testing.T) {
 		}
 	}
 	n = start("ledger")
-	if m := n.recall(8, p); m.Feedback != nil || m.Moments != nil || len(troubles) != 2 {
+	if m, _ := n.recall(8, p, [32]byte{}); m.Feedback != nil || m.Moments != nil || len(troubles) != 2 {
 		t.Errorf("a damaged disk: %+v, %q", m, troubles)
 	}
 }

@@ -24,25 +24,38 @@ import (
 func (n *Node) mine(ctx context.Context, t timeline, p *local.Phi) error {
 	n.event(Event{Kind: Phase, Cycle: t.cycle, Text: "train"})
 	o := local.DefaultTrain(n.cfg.Group, n.cfg.Seed, t.cycle)
+	job, made := madeFor(t.cycle, p), false
 	if n.memory == nil { // later cycles have it there
-		n.memory = n.recall(t.cycle, p)
+		n.memory, made = n.recall(t.cycle, p, job)
 	}
-	if f := n.memory.Feedback; f != nil && f.Cycle == t.cycle && f.Base == p.Link {
+	if f := n.memory.Feedback; made || f != nil && f.Cycle == t.cycle && f.Base == p.Link {
 		return errors.New("a delta for this cycle was made before a restart; a second one would be an equivocation")
 	}
 	o.Memory = *n.memory
+	o.StatePath, o.SaveDue = n.trainFile(), n.saves()
 	train, cancel := context.WithDeadline(ctx, t.at(t.Commit))
 	defer cancel()
-	d, after, err := local.Train(train, n.local, p, o, func(x training.Progress) {
-		n.event(Event{Kind: Training, Cycle: t.cycle, Done: x.Step, Total: x.Steps})
-	})
+	run := func() (*delta.Delta, local.Memory, error) {
+		return local.Train(train, n.local, p, o, func(x training.Progress) {
+			n.event(Event{Kind: Training, Cycle: t.cycle, Done: x.Step, Total: x.Steps})
+		})
+	}
+	d, after, err := run()
+	if errors.Is(err, training.ErrState) { // of an earlier cycle that had no time to end, or damaged
+		if err = local.RemoveState(o.StatePath); err == nil {
+			d, after, err = run()
+		}
+	}
 	if errors.Is(err, delta.ErrRange) {
 		n.memory.Feedback = nil // it may be the reason
 	}
 	if err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
-	if err := n.remember(after); err != nil { // before anybody sees the delta: what was sent must not be forgotten
+	if err := n.remember(after, job); err != nil { // before anybody sees the delta: what was sent must not be forgotten
+		n.trouble(t.cycle, err)
+	}
+	if err := local.RemoveState(o.StatePath); err != nil {
 		n.trouble(t.cycle, err)
 	}
 	if n.cfg.Behaviour.Worse {
@@ -114,32 +127,53 @@ func (n *Node) opposite(p *local.Phi, d *delta.Delta) (*delta.Delta, error) {
 	return delta.New(want, units)
 }
 
-func (n *Node) momentsFile() string  { return filepath.Join(n.cfg.Dir, "moments") }
+// momentsFile is of this miner's group: the moments of another one's values say nothing of these.
+func (n *Node) momentsFile() string {
+	group := sha256.Sum256([]byte(n.cfg.Group))
+	return filepath.Join(n.cfg.Dir, fmt.Sprintf("moments-%x", group[:4]))
+}
 func (n *Node) feedbackFile() string { return filepath.Join(n.cfg.Dir, "feedback") }
+func (n *Node) trainFile() string    { return filepath.Join(n.cfg.Dir, "train.state") }
 
-// momentsOf marks the moments of this miner's group.
-func (n *Node) momentsOf() [32]byte {
-	return sha256.Sum256(fmt.Appendf(nil, "bzd/moments\x00%s\x00%s", n.cfg.Network, n.cfg.Group))
+// savePeriod is how much of its training a miner that is killed loses at most.
+const savePeriod = 30 * time.Second
+
+// saves says when to save training.
+func (n *Node) saves() func(training.Progress) bool {
+	last := n.cfg.Now()
+	return func(training.Progress) bool {
+		now := n.cfg.Now()
+		if now.Sub(last) < savePeriod {
+			return false
+		}
+		last = now
+		return true
+	}
 }
 
-// remember keeps what a miner needs in the next cycle, in memory and on disk.
-func (n *Node) remember(m local.Memory) error {
+// madeFor marks the moments that a cycle's training left.
+func madeFor(cycle uint64, p *local.Phi) [32]byte {
+	return sha256.Sum256(fmt.Appendf(nil, "bzd/made\x00%d\x00%s", cycle, p.Link))
+}
+
+// remember keeps what a miner needs in the next cycle, in memory and on disk, and what made it.
+func (n *Node) remember(m local.Memory, made [32]byte) error {
 	n.memory = &m
 	var errs []error
 	if m.Feedback != nil {
 		errs = append(errs, m.Feedback.WriteFile(n.feedbackFile()))
 	}
-	errs = append(errs, training.WriteState(n.momentsFile(), training.State{Job: n.momentsOf(), Values: make([]float32, len(m.Moments.M)), Moments: *m.Moments}))
+	errs = append(errs, training.WriteState(n.momentsFile(), training.State{Job: made, Values: make([]float32, m.Moments.Len()), Moments: *m.Moments}))
 	return errors.Join(errs...)
 }
 
-// recall reads what remember wrote. What is missing or damaged is started afresh.
-func (n *Node) recall(cycle uint64, p *local.Phi) *local.Memory {
-	m := &local.Memory{}
+// recall reads what remember wrote, and says whether job made it. What is missing or damaged is started afresh.
+func (n *Node) recall(cycle uint64, p *local.Phi, job [32]byte) (m *local.Memory, made bool) {
+	m = &local.Memory{}
 	s, err := training.ReadState(n.momentsFile())
-	if err == nil && s.Job == n.momentsOf() {
-		m.Moments = &s.Moments
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err == nil {
+		m.Moments, made = &s.Moments, s.Job == job
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		n.trouble(cycle, err)
 	}
 	want, err := n.local.Expect(p, n.cfg.Group)
@@ -149,7 +183,7 @@ func (n *Node) recall(cycle uint64, p *local.Phi) *local.Memory {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		n.trouble(cycle, err)
 	}
-	return m
+	return m, made
 }
 
 // salt is 32 random bytes.

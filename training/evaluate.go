@@ -52,7 +52,7 @@ func (b *Below) of(m *model.Model, tokens []int32) (from, to *model.Prefix, key 
 		raw = binary.LittleEndian.AppendUint32(raw, uint32(t))
 	}
 	key = string(raw)
-	values := len(tokens) * m.Dim
+	values := len(tokens) * (m.Dim + 1) // the tokens are kept too
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if p, ok := b.kept[key]; ok {
@@ -62,12 +62,17 @@ func (b *Below) of(m *model.Model, tokens []int32) (from, to *model.Prefix, key 
 		return nil, nil, ""
 	}
 	b.left -= int64(values)
-	return nil, &model.Prefix{Layer: b.layer, Stream: m.Backend().Alloc(values)}, key
+	return nil, &model.Prefix{Layer: b.layer, Stream: m.Backend().Alloc(len(tokens) * m.Dim)}, key
 }
 
-func (b *Below) keep(key string, p model.Prefix) {
+// keep keeps p if it is good, and otherwise gives its room back. Two that computed the same batch keep one.
+func (b *Below) keep(key string, p model.Prefix, good bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if _, there := b.kept[key]; !good || there {
+		b.left += int64(p.Stream.Len()) + int64(len(key)/4)
+		return
+	}
 	b.kept[key] = p
 }
 
@@ -109,21 +114,40 @@ func (s *Spare) give(p *model.Pass) {
 // tokens, all but the first of them predicted; one that does not fit the model is an error, and one with nothing to predict
 // has loss 0. A sequence without a finite loss makes the whole call fail with ErrNotFinite.
 func (e Evaluator) Losses(ctx context.Context, m *model.Model, sequences [][]int32) ([]int64, error) {
+	if err := e.check(m, sequences); err != nil {
+		return nil, err
+	}
+	out := make([]int64, len(sequences))
+	err := e.batches(ctx, m, len(sequences), func(p *model.Pass, lo, hi int) error {
+		return e.batch(m, p, sequences[lo:hi], out[lo:hi])
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// check refuses sequences that do not fit.
+func (e Evaluator) check(m *model.Model, sequences [][]int32) error {
 	if e.Seq < 1 || e.Seq > m.Positions {
-		return nil, fmt.Errorf("sequences of %d tokens, the model has %d positions", e.Seq, m.Positions)
+		return fmt.Errorf("sequences of %d tokens, the model has %d positions", e.Seq, m.Positions)
 	}
 	for _, s := range sequences {
 		if len(s) > e.Seq+1 {
-			return nil, fmt.Errorf("sequence of %d tokens, want at most %d", len(s), e.Seq+1)
+			return fmt.Errorf("sequence of %d tokens, want at most %d", len(s), e.Seq+1)
 		}
 		for _, id := range s {
 			if id < 0 || int(id) >= m.Vocab {
-				return nil, fmt.Errorf("token %d in a sequence, the vocabulary has %d", id, m.Vocab)
+				return fmt.Errorf("token %d in a sequence, the vocabulary has %d", id, m.Vocab)
 			}
 		}
 	}
-	out := make([]int64, len(sequences))
-	batches := (len(sequences) + evalBatch - 1) / evalBatch
+	return nil
+}
+
+// batches visits batches of n sequences, several at a time, each with a pass for m. The first error ends it.
+func (e Evaluator) batches(ctx context.Context, m *model.Model, n int, visit func(p *model.Pass, lo, hi int) error) error {
+	batches := (n + evalBatch - 1) / evalBatch
 	workers := max(1, min(e.Workers, batches))
 	var (
 		wg    sync.WaitGroup
@@ -147,12 +171,11 @@ func (e Evaluator) Losses(ctx context.Context, m *model.Model, sequences [][]int
 			p := e.Spare.take(m, e.Seq)
 			defer e.Spare.give(p)
 			for b := range next {
-				if err := ctx.Err(); err != nil {
-					fail(err)
-					return
+				err := ctx.Err()
+				if err == nil {
+					err = visit(p, b*evalBatch, min((b+1)*evalBatch, n))
 				}
-				lo, hi := b*evalBatch, min((b+1)*evalBatch, len(sequences))
-				if err := e.batch(m, p, sequences[lo:hi], out[lo:hi]); err != nil {
+				if err != nil {
 					fail(err)
 					return
 				}
@@ -160,15 +183,27 @@ func (e Evaluator) Losses(ctx context.Context, m *model.Model, sequences [][]int
 		})
 	}
 	wg.Wait()
-	if first != nil {
-		return nil, first
-	}
-	return out, nil
+	return first
 }
 
 func (e Evaluator) batch(m *model.Model, p *model.Pass, sequences [][]int32, out []int64) error {
+	tokens, targets, losses := e.gather(sequences)
+	from, to, key := e.Below.of(m, tokens)
+	p.LossBetween(losses, tokens, targets, from, to)
+	err := m.Backend().Sync()
+	if to != nil {
+		e.Below.keep(key, *to, err == nil)
+	}
+	if err != nil {
+		return err
+	}
+	return e.means(out, losses, sequences)
+}
+
+// gather puts sequences one after another, with room for their losses.
+func (e Evaluator) gather(sequences [][]int32) (tokens, targets []int32, losses []float64) {
 	n := len(sequences) * e.Seq
-	tokens, targets, losses := make([]int32, 0, n), make([]int32, 0, n), make([]float64, n)
+	tokens, targets, losses = make([]int32, 0, n), make([]int32, 0, n), make([]float64, n)
 	for _, s := range sequences {
 		s = s[:len(s):len(s)]
 		for len(s) <= e.Seq { // what is behind a sequence changes nothing before it
@@ -176,14 +211,11 @@ func (e Evaluator) batch(m *model.Model, p *model.Pass, sequences [][]int32, out
 		}
 		tokens, targets = append(tokens, s[:e.Seq]...), append(targets, s[1:]...)
 	}
-	from, to, key := e.Below.of(m, tokens)
-	p.LossBetween(losses, tokens, targets, from, to)
-	if err := m.Backend().Sync(); err != nil {
-		return err
-	}
-	if to != nil {
-		e.Below.keep(key, *to)
-	}
+	return tokens, targets, losses
+}
+
+// means sets out to the mean losses of sequences in nano-nats.
+func (e Evaluator) means(out []int64, losses []float64, sequences [][]int32) error {
 	for i, s := range sequences {
 		sum := 0.0
 		n := max(0, len(s)-1)

@@ -23,6 +23,7 @@ type common struct {
 	on      string // what computes
 	card    int
 	limits  limits // of the card
+	room    int64  // for weights in files, on the CPU; see cpu.Options.Mapped
 	dir     string
 	goroot  string
 	data    pairs
@@ -129,7 +130,7 @@ func (c *common) workers() int {
 
 // backend gives a backend whose single operations use threads goroutines.
 func (c *common) backend(threads int) (*cpu.Backend, error) {
-	return cpu.New(cpu.Options{Threads: threads, ISA: cpu.ISA(c.isa)})
+	return cpu.New(cpu.Options{Threads: threads, ISA: cpu.ISA(c.isa), Mapped: c.room})
 }
 
 // datasets builds the domains of that name, all built-in ones and the user's if wanted is nil. A built-in domain that

@@ -37,7 +37,7 @@ func OpenModel(b backend.Backend, dir string) (*Phi, error) {
 	if p.documents, err = readDocuments(f.c); err != nil {
 		return nil, err
 	}
-	if p.Model, err = whole(b)(f.config, f.w.read); err != nil {
+	if p.Model, err = whole(b)(f.config, f.w); err != nil {
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
 	return p, nil

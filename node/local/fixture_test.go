@@ -260,19 +260,19 @@ func (w *world) train(t testing.TB, o local.TrainOptions) *delta.Delta {
 
 var (
 	trainedLock sync.Mutex
-	trainedBy   = map[local.TrainOptions]*delta.Delta{}
+	trainedBy   = map[[2]string]*delta.Delta{}
 )
 
 // trained is the delta of a brief run on the shared network.
 func trained(t testing.TB, group, seed string) *delta.Delta {
 	t.Helper()
-	w, o := shared(t), brief(group, seed)
+	w, key := shared(t), [2]string{group, seed}
 	trainedLock.Lock()
 	defer trainedLock.Unlock()
-	if trainedBy[o] == nil {
-		trainedBy[o] = w.train(t, o)
+	if trainedBy[key] == nil {
+		trainedBy[key] = w.train(t, brief(group, seed))
 	}
-	return trainedBy[o]
+	return trainedBy[key]
 }
 
 // remake returns a delta of the same kind with every unit changed by f.

@@ -30,8 +30,8 @@ func fits(c model.Config, have int64) error {
 	if have == 0 || need <= have {
 		return nil
 	}
-	return fmt.Errorf("%w: %d million weights need at least %.1f GiB to compute with, there are %.1f GiB here; use a machine with more "+
-		"(bzd checkpoint import, and bzd genesis import with --groups, need little)", ErrMemory, c.Params()/1e6, gib(need), gib(have))
+	return fmt.Errorf("%w: %d million weights need at least %.1f GiB to compute with, there are %.1f GiB here; use a machine with more, or bzd train "+
+		"--memory, which leaves them in their files (bzd checkpoint import, and bzd genesis import with --groups, need little)", ErrMemory, c.Params()/1e6, gib(need), gib(have))
 }
 
 func gib(bytes int64) float64 { return float64(bytes) / (1 << 30) }

@@ -21,6 +21,7 @@ type Phi struct {
 
 	documents map[string][]byte // config.json, the tokenizer and what else came with the model; nil: this build's own
 	spent     bool              // Model is for one training run, which changes it
+	mapped    *mapped           // the files that Model lies in; nil if it is in memory
 }
 
 // LoadPhi opens the checkpoint in dir. Every weight must be finite, every group's experts in the model.
@@ -29,14 +30,14 @@ func LoadPhi(b backend.Backend, dir string) (*Phi, error) {
 }
 
 // loader makes a model of weights.
-type loader func(model.Config, model.Source) (*model.Model, error)
+type loader func(model.Config, *weights) (*model.Model, error)
 
 func whole(b backend.Backend) loader {
-	return func(c model.Config, src model.Source) (*model.Model, error) {
+	return func(c model.Config, w *weights) (*model.Model, error) {
 		if err := checkMemory(b, c); err != nil {
 			return nil, err
 		}
-		return model.New(b, c, src)
+		return model.New(b, c, w.read)
 	}
 }
 
@@ -73,19 +74,24 @@ func openPhi(dir string, load loader, spent bool) (*Phi, error) {
 	}
 	defer c.Close()
 	p := &Phi{spent: spent}
+	return p, p.read(c, dir, load)
+}
+
+// read fills p from an opened checkpoint.
+func (p *Phi) read(c *checkpoint.Checkpoint, dir string, load loader) error {
 	config, tokens, err := readConfig(c, dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	p.Tokens = tokens
 	if p.documents, err = readDocuments(c); err != nil {
-		return nil, err
+		return err
 	}
 	if p.State, err = decodeState(c, dir, config); err != nil {
-		return nil, err
+		return err
 	}
 	p.Model, err = loadModel(c, dir, config, load)
-	return p, err
+	return err
 }
 
 // LoadNext opens the checkpoint in dir, which is known to be the one of that link and those parts, as a successor of p:
@@ -162,7 +168,7 @@ func loadModel(c *checkpoint.Checkpoint, dir string, config model.Config, load l
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
-	m, err := load(config, w.read)
+	m, err := load(config, w)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}

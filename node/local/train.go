@@ -24,15 +24,20 @@ type TrainOptions struct {
 	Tokens       int64   // per cycle, replay included
 	Batch        int     // sequences per step
 	Replay       int     // of them general text
-	LearningRate float64 // peak; falls to zero within the cycle
+	LearningRate float64 // peak
 	Warmup       int     // steps
 	Lead         float64 // how much of what could not be sent yet the training starts ahead of the checkpoint, 0 to 1
 	Hardware     string  `json:",omitempty"` // what trains, unless it computes exactly: a saved run goes on only there
 	Micro        int     `json:",omitempty"` // of training.Plan
 	Recompute    bool    `json:"-"`          // of training.Plan: it changes no bit
 
+	Schedule optim.Shape `json:",omitempty"` // what the learning rate does after the warm-up
+	Half     bool        `json:",omitempty"` // moments in bfloat16; Memory.Moments must be so too
+
 	Memory    Memory `json:"-"` // what the last cycle left; the zero value starts fresh
 	StatePath string `json:"-"` // where an interrupted run is saved and found again
+	// SaveDue is asked after every step whether to save; nil saves after every 200th.
+	SaveDue func(training.Progress) bool `json:"-"`
 }
 
 // Memory is what a miner keeps from cycle to cycle. Either may be nil.
@@ -53,7 +58,13 @@ func Train(ctx context.Context, n *Network, p *Phi, o TrainOptions, report func(
 	var after Memory
 	d, err := labelled(ctx, Training, func(ctx context.Context) (d *delta.Delta, err error) {
 		d, after, err = train(ctx, n, p, o, report)
-		return d, err
+		if err == nil {
+			err = p.unchanged()
+		}
+		if err != nil {
+			return nil, err
+		}
+		return d, nil
 	})
 	return d, after, err
 }
@@ -97,7 +108,7 @@ func train(ctx context.Context, n *Network, p *Phi, o TrainOptions, report func(
 		return fail(err)
 	}
 	moments := t.optimizer.State()
-	trained, v := t.read(), t.split(moments.V)
+	trained := t.read()
 	if x == nil {
 		x = make([][]float32, len(trained))
 		for i := range x {
@@ -105,11 +116,16 @@ func train(ctx context.Context, n *Network, p *Phi, o TrainOptions, report func(
 		}
 	}
 	units := make([][]int32, len(x))
+	var v []float32 // second moments of a tensor
+	at := 0
 	for i := range x {
 		for j := range x[i] {
 			x[i][j] += trained[i][j] - ahead[i][j]
 		}
-		chosen, err := delta.Choose(x[i], v[i], t.want.TopK)
+		v = slices.Grow(v[:0], len(x[i]))[:len(x[i])]
+		moments.Second(v, at)
+		at += len(v)
+		chosen, err := delta.Choose(x[i], v, t.want.TopK)
 		if err == nil {
 			units[i] = make([]int32, len(x[i]))
 			err = delta.Send(units[i], x[i], chosen, t.want.TopK)
@@ -145,7 +161,9 @@ func newTrainer(n *Network, p *Phi, o TrainOptions) (*trainer, error) {
 	if t.trainable, err = t.model.TrainGroup(experts(g)); err != nil {
 		return nil, err
 	}
-	if t.optimizer, err = optim.New(t.model.Backend(), optim.Defaults(), t.trainable.Params()); err != nil {
+	c := optim.Defaults()
+	c.Half = o.Half
+	if t.optimizer, err = optim.New(t.model.Backend(), c, t.trainable.Params()); err != nil {
 		return nil, err
 	}
 	if o.Memory.Moments != nil {
@@ -185,7 +203,7 @@ func (t *trainer) run(ctx context.Context, report func(training.Progress)) error
 	if err != nil {
 		return err
 	}
-	return runSaved(ctx, job, id, t.o.StatePath, report)
+	return runSaved(ctx, job, id, t.o.StatePath, t.o.SaveDue, false, report)
 }
 
 // tooFar explains that tensor i has moved further than a delta can say.
@@ -230,7 +248,8 @@ func newJob(n *Network, m *model.Model, tokens Tokenizer, t *model.Trainable, op
 	if err != nil {
 		return nil, err
 	}
-	plan := training.Plan{Batch: o.Batch, Replay: o.Replay, Seq: seq, Schedule: optim.Schedule{Peak: o.LearningRate, Warmup: o.Warmup}, Micro: o.Micro, Recompute: o.Recompute}
+	plan := training.Plan{Batch: o.Batch, Replay: o.Replay, Seq: seq, Schedule: optim.Schedule{Peak: o.LearningRate, Warmup: o.Warmup, Shape: o.Schedule},
+		Micro: o.Micro, Recompute: o.Recompute}
 	if o.Batch > 0 {
 		plan.Steps = int(o.Tokens / int64(o.Batch*seq))
 	}
@@ -274,7 +293,7 @@ func jobID(n *Network, p *Phi, o TrainOptions) ([32]byte, error) {
 	h.Write(options)
 	var values []any
 	if m := o.Memory.Moments; m != nil {
-		values = append(values, int64(m.Steps), m.M, m.V)
+		values = append(values, int64(m.Steps), m.M, m.V, m.HalfM, m.HalfV)
 	}
 	if f := o.Memory.Feedback; f != nil {
 		h.Write(f.Base.Cid().Bytes())

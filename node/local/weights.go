@@ -76,6 +76,17 @@ func (w *weights) read(s model.Spec, dst []float32) error {
 	return w.c.ReadFinitePart(p.info.Name, p.first, dst)
 }
 
+// view gives a tensor where it is mapped.
+func (w *weights) view(s model.Spec) (raw []byte, half bool) {
+	p := w.at[s.Name]
+	all, err := w.c.View(p.info.Name)
+	size := p.info.DType.Size()
+	if err != nil || p.info.DType != checkpoint.BF16 && p.info.DType != checkpoint.F32 {
+		return nil, false // reading it says why
+	}
+	return all[p.first*size:][:int64(s.Len())*size], p.info.DType == checkpoint.BF16
+}
+
 // load returns a tensor.
 func (w *weights) load(s model.Spec) ([]float32, error) {
 	v := make([]float32, s.Len())

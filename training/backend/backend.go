@@ -199,3 +199,20 @@ type Optimizer interface {
 	// SumSquares returns Σ x² of every buffer.
 	SumSquares(x []Buffer) []float32
 }
+
+// HalfMoments is implemented by backends that can keep an optimizer's moments in bfloat16, in the host's memory.
+type HalfMoments interface {
+	// AdamWHalf is AdamW for moments that are rounded to bfloat16 when p has been moved: docs/spec/exact.md.
+	AdamWHalf(p Buffer, m, v []uint16, g Buffer, h AdamW)
+}
+
+// Mapper is implemented by backends that can multiply by matrices where they lie in a file, so that a model may be larger
+// than memory.
+type Mapper interface {
+	// Map makes a frozen weight [out, in] of the little-endian values at raw, bfloat16 ones if half, otherwise float32. They
+	// are not copied, and must stay there as long as the weight is used; what cannot be read any more is reported by Sync.
+	// It fails if a value is not finite. The weight is nil if the values cannot be used where they lie.
+	Map(raw []byte, half bool, out, in int) (Weight, error)
+	// Values copies the values of a weight, a mapped one too.
+	Values(dst []float32, w Weight)
+}

@@ -17,6 +17,8 @@ type Options struct {
 	Threads int
 	// ISA is the instruction set; empty means the fastest there is.
 	ISA ISA
+	// Mapped is how many bytes of matrices that lie in files may stay in memory; 0 means as many as the system likes.
+	Mapped int64
 }
 
 // Backend implements backend.Backend. Its operations return when they are done, so Sync has nothing to wait for.
@@ -27,6 +29,7 @@ type Backend struct {
 
 	mu   sync.Mutex
 	free []*work // that nobody holds
+	maps mappings
 }
 
 var _ backend.Backend = (*Backend)(nil)
@@ -43,14 +46,14 @@ func New(o Options) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Backend{kernels: k, isa: o.ISA, threads: o.Threads}, nil
+	return &Backend{kernels: k, isa: o.ISA, threads: o.Threads, maps: mappings{limit: o.Mapped}}, nil
 }
 
 // Name says what computes.
 func (b *Backend) Name() string { return fmt.Sprintf("cpu %s ×%d", b.isa, b.threads) }
 
-// Sync returns nil.
-func (b *Backend) Sync() error { return nil }
+// Sync returns nil, or ErrMapped.
+func (b *Backend) Sync() error { return b.maps.failure() }
 
 // floats is the Buffer of this backend.
 type floats []float32
@@ -160,6 +163,7 @@ func (b *Backend) par(n int, f func(w *work, i int)) {
 	run := func() {
 		w := b.take()
 		defer b.give(w)
+		defer b.guard()()
 		for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
 			f(w, i)
 		}

@@ -9,6 +9,8 @@ import (
 func (b *Backend) Embed(y backend.Buffer, table backend.Weight, ids []int32) {
 	Y, T := host(y), table.(*weight)
 	d := len(Y) / len(ids)
+	T.touch()
+	defer b.guard()()
 	for i, id := range ids {
 		if T.half == nil {
 			copy(Y[i*d:][:d], T.data[int(id)*d:])

@@ -14,6 +14,7 @@ type weight struct {
 	half    []uint16 // bfloat16 values
 	frozen  bool
 	out, in int
+	mapped  *mapped // nil unless it lies in a file
 }
 
 // Prepare wraps w.
@@ -67,11 +68,15 @@ func (w *weight) Refresh() {}
 
 // forward is Wᵀ as a right-hand operand: k = in, n = out.
 func (w *weight) forward() right {
+	w.touch()
 	return right{f: w.data, half: w.half, row: w.in, turned: true, far: true}
 }
 
 // back is W as a right-hand operand: k = out, n = in.
-func (w *weight) back() right { return right{f: w.data, half: w.half, row: w.in, far: true} }
+func (w *weight) back() right {
+	w.touch()
+	return right{f: w.data, half: w.half, row: w.in, far: true}
+}
 
 // Linear sets y = x·Wᵀ.
 func (b *Backend) Linear(y, x backend.Buffer, m backend.Weight) {

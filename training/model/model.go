@@ -67,12 +67,25 @@ func NewFrozen(b backend.Backend, c Config, src Source, trained []ExpertRef) (*M
 }
 
 func load(b backend.Backend, c Config, src Source, frozen func(name string) bool) (*Model, error) {
+	return loadWith(b, c, src, func(Spec) (backend.Weight, error) { return nil, nil }, frozen)
+}
+
+// loadWith is load that first asks for a weight that need not be loaded.
+func loadWith(b backend.Backend, c Config, src Source, there func(Spec) (backend.Weight, error), frozen func(name string) bool) (*Model, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
 	m := &Model{Config: c, b: b, id: new(identity), tensors: map[string]backend.Buffer{}, weights: map[string]backend.Weight{}}
 	var host []float32
 	for _, s := range c.Specs() {
+		w, err := there(s)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %s: %w", ErrWeights, s.Name, err)
+		}
+		if w != nil {
+			m.weights[s.Name] = w
+			continue
+		}
 		if n := s.Len(); cap(host) < n {
 			host = make([]float32, n)
 		}
@@ -231,14 +244,19 @@ func (m *Model) size(name string) int {
 func (m *Model) Backend() backend.Backend { return m.b }
 
 // Read copies the tensor of that name to a new slice; it panics on a name the configuration does not have, and on a
-// frozen one.
+// frozen one unless the backend is a backend.Mapper.
 func (m *Model) Read(name string) []float32 {
+	v := make([]float32, m.size(name))
 	t, ok := m.tensors[name]
-	if !ok {
+	mapper, can := m.b.(backend.Mapper)
+	switch {
+	case ok:
+		m.b.Read(v, t)
+	case can && m.weights[name] != nil:
+		mapper.Values(v, m.weights[name])
+	default:
 		panic("model: no tensor " + name + " that can be read")
 	}
-	v := make([]float32, t.Len())
-	m.b.Read(v, t)
 	return v
 }
 
