@@ -38,6 +38,8 @@ Models and text:
   sample       continue a prompt
   data         list the domains on this machine
 
+  verify       check what the network says: an equivocation proof
+
   bench        how fast this machine trains and evaluates
   version      what this binary is and what it computes with
 
@@ -74,6 +76,9 @@ var commands = map[string]command{
 	"genesis plan":   genesisPlan,
 	"genesis verify": genesisVerify,
 	"genesis show":   genesisShow,
+
+	"verify":       family(verifyHelp, "proof"),
+	"verify proof": verifyProof,
 
 	"checkpoint":        family(checkpointHelp, "show, import or export"),
 	"checkpoint show":   checkpointShow,

@@ -156,6 +156,11 @@ func (r *Runner) Receive(message []byte) error {
 	return r.do(func() error { return r.judged(m.Kind, r.machine.Step(m)) })
 }
 
+// ReceiveValid is Receive for a message that was checked under the instance's snapshot.
+func (r *Runner) ReceiveValid(v consensus.Valid) error {
+	return r.do(func() error { return r.judged(v.Message().Kind, r.machine.StepValid(v)) })
+}
+
 // Prepared returns the highest lock that is known and, if it is held, the proposal that it is on; nil for none.
 func (r *Runner) Prepared() (*protocol.Lock, *protocol.Proposal) {
 	r.mu.Lock()
