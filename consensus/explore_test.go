@@ -46,7 +46,7 @@ type explorer struct {
 	t         *testing.T
 	cfg       [4]Config
 	times     []int64
-	rounds    int // that the clocks reach
+	rounds    int              // that the clocks reach
 	decisions [3]protocol.Hash // two proposals and null
 	proposals [2]protocol.Proposal
 	class     [3]int // validators that make no proposal are alike

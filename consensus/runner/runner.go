@@ -146,6 +146,14 @@ func (r *Runner) note(ready consensus.Ready) {
 	}
 }
 
+// Retire ends this validator's part: nothing is signed or sent from now on. What comes of the instance is still output.
+func (r *Runner) Retire() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.muted = true
+	r.machine.Mute()
+}
+
 // Receive gives the machine a peer's encoded message and returns its verdict: nil to forward it, or an error of package
 // consensus.
 func (r *Runner) Receive(message []byte) error {
