@@ -120,6 +120,7 @@ interop: build
 
 nightly: test lint genesis-verify interop
 	$(MAKE) race RACE=./...
+	BZD_NIGHTLY=1 $(GO) test -count=1 -timeout 30m -run TestAgreement ./node/devnet
 	$(GO) test -count=1 -timeout 30m -run TestExplore ./consensus -explore-more 1
 	$(MAKE) fuzz FUZZTIME=2m
 	$(MAKE) bench-learning
