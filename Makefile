@@ -131,6 +131,8 @@ nightly: export FAMILIES = olmoe mixtral qwen2_moe qwen3_moe
 nightly: test lint genesis-verify interop
 	BZD_EMULATE=all $(GO) test ./training/cuda ./training/cuda/emu
 	$(MAKE) race RACE=./...
+	BZD_NIGHTLY=1 $(GO) test -count=1 -timeout 30m -run TestAgreement ./node/devnet
+	$(GO) test -count=1 -timeout 30m -run TestExplore ./consensus -explore-more 1
 	$(MAKE) fuzz FUZZTIME=2m
 	$(GO) test -run Kill -count=20 ./content/blockstore ./content/exchange
 	$(MAKE) bench-learning

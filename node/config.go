@@ -67,7 +67,23 @@ type Behaviour struct {
 	Withhold bool // commits without serving the blocks
 	Worse    bool // submits the opposite of what it learned
 	Silent   bool // never proposes
+	// Byzantine is how a validator cheats in the agreement; empty: not at all.
+	Byzantine string
+	// What these validators say in the agreements of the cycles from ApartFrom to ApartTo does not arrive here.
+	Apart              []protocol.ID
+	ApartFrom, ApartTo int
 }
+
+// Ways to cheat in the agreement.
+const (
+	Equivocate     = "equivocate"      // says one thing to all and another to every second validator
+	Selective      = "selective"       // proposes and votes to every second validator only
+	WithholdCommit = "withhold-commit" // prepares, but never signs off
+	Lie            = "lie"             // turns every score around
+)
+
+// Byzantines lists the ways.
+var Byzantines = []string{Equivocate, Selective, WithholdCommit, Lie}
 
 // Validate reports every fault at once.
 func (c Config) Validate() error {
@@ -97,6 +113,7 @@ type Event struct {
 	Certified   bool                   // of Decided and Advanced; of Carried: a null certificate says so
 	Excluded    []string               // of Advanced: groups left out of the merge
 	Decision    time.Duration          // of Decided: from the end of evaluation to the certificate
+	Rounds      int                    // of Decided: that the agreement took, 0 without a certificate
 	Weights     []protocol.MinerWeight // of Decided, instance W
 	Rows        []protocol.GroupRows   // of Scored
 	Next        protocol.Link          // of Advanced
@@ -120,6 +137,8 @@ const (
 	Reason                          // why Miner's work was not taken: Text
 	Scored                          // Rows were measured
 	Decided                         // W has an output
+	Accused                         // an equivocation was proven: Text says by whom and in which file the proof is
+	Submitted                       // this validator's weights are on chain
 	Advanced                        // the cycle ended with checkpoint Next
 	Carried                         // a cycle that this node missed decided nothing, as far as it can find out: Next stays
 	Trouble                         // Text says what went wrong; the node goes on

@@ -40,6 +40,8 @@ Models and text:
   sample       continue a prompt
   data         list the domains on this machine
 
+  verify       check what the network says: an equivocation proof
+
   bench        how fast this machine trains, evaluates, codes deltas and moves checkpoints
   version      what this binary is and what it computes with
 
@@ -83,6 +85,9 @@ var commands = map[string]command{
 	"genesis import": genesisImport,
 	"genesis verify": genesisVerify,
 	"genesis show":   genesisShow,
+
+	"verify":       family(verifyHelp, "proof"),
+	"verify proof": verifyProof,
 
 	"checkpoint":        family(checkpointHelp, "show, ls, get, diff, import or export"),
 	"checkpoint show":   checkpointShow,
