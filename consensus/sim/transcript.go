@@ -8,6 +8,8 @@ import (
 	"github.com/blockzero-net/bzd/internal/protocol"
 )
 
+func name(node int) string { return fmt.Sprintf("v%d", node) }
+
 func short(h protocol.Hash) string { return h.String()[:6] }
 
 // describe is a message as the transcript shows it.
@@ -21,8 +23,15 @@ func (n *network) describe(m consensus.Message) string {
 		return fmt.Sprintf("propose round %d decision %s: %d vectors, %d lists, %d proofs", r.Round, short(r.Decision()),
 			len(r.Vectors), len(r.Lists), len(r.Proofs))
 	case protocol.Vote:
-		return fmt.Sprintf("vote round %d decision %s", r.Round, short(r.Digest))
+		step := "commit"
+		if r.Type == protocol.VotePrepare {
+			step = "prepare"
+		}
+		return fmt.Sprintf("%s round %d decision %s", step, r.Round, short(r.Digest))
 	case protocol.StatusVote:
+		if r.Type == protocol.StatusLock {
+			return fmt.Sprintf("status lock round %d decision %s", r.LockRound, short(r.LockDigest))
+		}
 		return "status null"
 	case protocol.Certificate:
 		return certificate(r)
@@ -35,7 +44,7 @@ func (n *network) describe(m consensus.Message) string {
 func certificate(c protocol.Certificate) string {
 	var signers []string
 	for _, s := range c.Signatures {
-		signers = append(signers, fmt.Sprintf("v%d", int(s.Validator[0])<<8|int(s.Validator[1])))
+		signers = append(signers, name(int(s.Validator[0])<<8|int(s.Validator[1])))
 	}
 	what := "null certificate"
 	if !c.Null() {
