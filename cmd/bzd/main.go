@@ -37,6 +37,7 @@ Models and text:
   checkpoint   show, import, export
   sample       continue a prompt
   data         list the domains on this machine
+  params       say whether a network's parameters can work
 
   bench        how fast this machine trains and evaluates
   version      what this binary is and what it computes with
@@ -74,6 +75,9 @@ var commands = map[string]command{
 	"genesis plan":   genesisPlan,
 	"genesis verify": genesisVerify,
 	"genesis show":   genesisShow,
+
+	"params":       family(paramsHelp, "check"),
+	"params check": paramsCheck,
 
 	"checkpoint":        family(checkpointHelp, "show, import or export"),
 	"checkpoint show":   checkpointShow,
