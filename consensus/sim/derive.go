@@ -30,7 +30,8 @@ func scores(n *Node, list protocol.Hash) protocol.ScoreVector {
 	v.Salt[31] = 1
 	for m := range n.net.cfg.Miners {
 		v.Groups[0].Rows = append(v.Groups[0].Rows, protocol.Row{
-			Miner: miner(m), Gain: truth(m) + rng.Int64N(2*noise+1) - noise, StdErr: noise, N: 16, Status: protocol.StatusOK,
+			Miner: miner(m), Gain: truth(m) + rng.Int64N(2*noise+1) - noise, StdErr: noise + rng.Uint64N(noise), N: 16,
+			Screen: rng.Int64N(truth(m)), Status: protocol.StatusOK,
 		})
 	}
 	return v
@@ -41,7 +42,9 @@ func list(n *Node) protocol.List {
 	l := protocol.List{Version: protocol.Version, Network: n.Setup.Network, Cycle: n.Setup.Cycle, Validator: n.Setup.Self}
 	for m := range n.net.cfg.Miners {
 		manifest := protocol.LinkTo(protocol.DagCBOR, binary.BigEndian.AppendUint32(nil, uint32(m)))
-		l.Entries = append(l.Entries, protocol.ListEntry{Miner: miner(m), Group: "go", Manifest: manifest, State: protocol.ListHeld})
+		l.Entries = append(l.Entries, protocol.ListEntry{
+			Miner: miner(m), Group: "go", Manifest: manifest, Bucket: 2900 + uint32(m%90), State: protocol.ListHeld,
+		})
 	}
 	return l
 }

@@ -31,6 +31,8 @@ type Net struct {
 	Heartbeat int64
 	// Bandwidth is what a validator's line carries each way, in bytes per millisecond; 0: anything.
 	Bandwidth int64
+	// Packed: messages are packed as package wire does.
+	Packed bool
 	// Verify and Duplicate are microseconds of one processor for a signature and for a message known already.
 	Verify, Duplicate int64
 }
@@ -81,8 +83,8 @@ type envelope struct {
 	signer  int     // the validator that alone signed it, or -1
 }
 
-// wire is a validator's end of the network.
-type wire struct {
+// line is a validator's end of the network.
+type line struct {
 	mesh     []int
 	up, down int64       // when the line is free
 	cpu      int64       // when the processor is
@@ -94,12 +96,12 @@ type wire struct {
 func (n *network) mesh() {
 	all := len(n.nodes)
 	for i, node := range n.nodes {
-		for tries := 0; len(node.wire.mesh) < min((n.cfg.Mesh+1)/2*2, all-1) && n.cfg.Mesh > 0 && tries < 8*all; tries++ {
+		for tries := 0; len(node.line.mesh) < min((n.cfg.Mesh+1)/2*2, all-1) && n.cfg.Mesh > 0 && tries < 8*all; tries++ {
 			other := n.rng.IntN(all)
-			if peer := n.nodes[other]; other != i && !slices.Contains(node.wire.mesh, other) &&
-				(len(peer.wire.mesh) < n.cfg.Mesh || tries > 4*all) {
-				node.wire.mesh = append(node.wire.mesh, other)
-				peer.wire.mesh = append(peer.wire.mesh, i)
+			if peer := n.nodes[other]; other != i && !slices.Contains(node.line.mesh, other) &&
+				(len(peer.line.mesh) < n.cfg.Mesh || tries > 4*all) {
+				node.line.mesh = append(node.line.mesh, other)
+				peer.line.mesh = append(peer.line.mesh, i)
 			}
 		}
 	}
@@ -111,7 +113,11 @@ func (n *network) envelope(m consensus.Message) *envelope {
 	if e, ok := n.envelopes[key]; ok {
 		return e
 	}
-	e := &envelope{message: m, size: int64(len(key)) + frame, cost: n.cfg.Verify, arrived: make([]int64, len(n.nodes)), signer: -1}
+	size := len(key)
+	if n.codec != nil {
+		size = len(n.codec.Pack([]byte(key)))
+	}
+	e := &envelope{message: m, size: int64(size) + frame, cost: n.cfg.Verify, arrived: make([]int64, len(n.nodes)), signer: -1}
 	for i := range e.arrived {
 		e.arrived[i] = never
 	}
@@ -134,7 +140,7 @@ func (n *network) send(from *Node, m consensus.Message) {
 	if !again {
 		from.sent[e] = true
 		e.arrived[from.Index] = n.now
-		from.wire.heard = append(from.wire.heard, e)
+		from.line.heard = append(from.line.heard, e)
 		n.logf(from, "%s", n.describe(m))
 		if from.bad == nil && e.signer == from.Index {
 			r, _ := m.Record()
@@ -155,7 +161,7 @@ func (n *network) send(from *Node, m consensus.Message) {
 // peers are whom a validator sends what it says.
 func (n *network) peers(from *Node) (peers []*Node) {
 	if !n.cfg.Direct {
-		for _, i := range from.wire.mesh {
+		for _, i := range from.line.mesh {
 			peers = append(peers, n.nodes[i])
 		}
 		return peers
@@ -208,8 +214,8 @@ func (n *network) transmit(from, to *Node, e *envelope, after int64, told bool) 
 	from.Traffic.SentMessages[kind]++
 	depart := n.now
 	if n.cfg.Bandwidth > 0 {
-		depart = max(n.now, from.wire.up) + e.size*milli/n.cfg.Bandwidth
-		from.wire.up = depart
+		depart = max(n.now, from.line.up) + e.size*milli/n.cfg.Bandwidth
+		from.line.up = depart
 	}
 	if n.reaches(from, to) && !to.offline {
 		n.at(depart+n.latency(from, to), func() { n.arrive(from, to, e, told) })
@@ -226,13 +232,13 @@ func (n *network) arrive(from, to *Node, e *envelope, told bool) {
 	}
 	done := n.now
 	if n.cfg.Bandwidth > 0 {
-		done = max(done, to.wire.down) + e.size*milli/n.cfg.Bandwidth
-		to.wire.down = done
+		done = max(done, to.line.down) + e.size*milli/n.cfg.Bandwidth
+		to.line.down = done
 	}
 	known := e.arrived[to.Index] != never
 	if !known && !told {
 		e.arrived[to.Index] = n.now
-		for range to.wire.mesh {
+		for range to.line.mesh {
 			if e.size >= large {
 				n.control(to, nil, messageID)
 			}
@@ -242,8 +248,8 @@ func (n *network) arrive(from, to *Node, e *envelope, told bool) {
 	if known {
 		cost = n.cfg.Duplicate
 	}
-	done = max(done, to.wire.cpu) + cost
-	to.wire.cpu = done
+	done = max(done, to.line.cpu) + cost
+	to.line.cpu = done
 	switch {
 	case known && !told: // gossip drops it
 	case done == n.now:
@@ -269,14 +275,14 @@ func (n *network) deliver(from, to *Node, e *envelope, told bool) {
 		return
 	}
 	to.Machine.Tick(n.clock(to))
-	n.result.Steps++
+	to.Steps++
 	err := to.Machine.Step(e.message)
 	if errors.Is(err, consensus.ErrPeer) && to.bad == nil && from.bad == nil && e.signer >= 0 && n.nodes[e.signer].bad == nil {
 		n.result.Blamed = append(n.result.Blamed, to.name()+" refused "+n.describe(e.message)+" of "+n.nodes[e.signer].name()+": "+err.Error())
 	}
 	if err == nil && !told {
-		to.wire.heard = append(to.wire.heard, e)
-		for _, i := range to.wire.mesh {
+		to.line.heard = append(to.line.heard, e)
+		for _, i := range to.line.mesh {
 			if peer := n.nodes[i]; peer != from && i != e.signer && !n.declined(e, peer, to) {
 				n.forward(to, peer, e)
 			}
@@ -315,7 +321,7 @@ func (n *network) heartbeat(node *Node, life *consensus.Machine) {
 		return
 	}
 	n.at(n.now+n.cfg.Heartbeat*milli, func() { n.heartbeat(node, life) })
-	w := &node.wire
+	w := &node.line
 	old := w.beats[0]
 	w.heard = w.heard[old:]
 	copy(w.beats[:], w.beats[1:])

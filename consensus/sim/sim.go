@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/blockzero-net/bzd/consensus"
+	"github.com/blockzero-net/bzd/consensus/wire"
 	"github.com/blockzero-net/bzd/internal/protocol"
 )
 
@@ -80,6 +81,7 @@ type Node struct {
 	Outputs []Timed
 	Readies int // over all lives
 	Traffic Traffic
+	Steps   int64 // messages that its machines took
 
 	net     *network
 	log     [][]byte
@@ -88,7 +90,7 @@ type Node struct {
 	offline bool
 	lives   int
 	tick    int64 // the tick that is scheduled
-	wire    wire
+	line    line
 }
 
 // Result is what came of a run.
@@ -97,7 +99,6 @@ type Result struct {
 	Nodes      []*Node
 	Signed     []protocol.Signed // everything that honest validators sent, each once
 	Blamed     []string          // who called an honest validator's message wrong
-	Steps      int               // messages that machines took
 	cfg        Config
 	deadline   int64
 }
@@ -111,6 +112,7 @@ type network struct {
 	events    queue
 	nodes     []*Node
 	envelopes map[string]*envelope
+	codec     *wire.Codec // nil: nothing is packed
 	text      strings.Builder
 	result    Result
 	err       error
@@ -171,7 +173,7 @@ func (n *network) build() error {
 		var seed [32]byte
 		binary.BigEndian.PutUint64(seed[:], uint64(i))
 		key := ed25519.NewKeyFromSeed(seed[:])
-		id := protocol.ID{byte(i >> 8), byte(i), 31: 1}
+		id := id(i)
 		snapshot.Participants = append(snapshot.Participants, protocol.Participant{
 			ID: id, Key: protocol.KeyOf(key), Stake: stake, Roles: protocol.RoleValidator,
 		})
@@ -203,6 +205,13 @@ func (n *network) build() error {
 		if !node.offline {
 			n.at((n.cfg.Start-2*n.cfg.Delta-n.cfg.Skew[node.Index])*milli, func() { n.start(node) })
 		}
+	}
+	if n.cfg.Packed {
+		participants := slices.Clone(snapshot.Participants)
+		for m := range n.cfg.Miners {
+			participants = append(participants, protocol.Participant{ID: miner(m)})
+		}
+		n.codec = wire.New(n.nodes[0].Setup.Network, protocol.Snapshot{Participants: participants})
 	}
 	n.mesh()
 	return nil
@@ -361,5 +370,8 @@ func (n *network) crash(node *Node, count int, p Phase) bool {
 	n.at(n.now+max(1, n.cfg.Crashes[i].Down)*milli, func() { n.start(node) })
 	return true
 }
+
+// id is the id of a validator.
+func id(i int) protocol.ID { return protocol.ID{byte(i >> 8), byte(i), 31: 1} }
 
 func (n *network) index(id protocol.ID) int { return int(id[0])<<8 | int(id[1]) }
