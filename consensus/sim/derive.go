@@ -37,8 +37,8 @@ func scores(n *Node, list protocol.Hash) protocol.ScoreVector {
 	return v
 }
 
-// list is what a validator says that it holds: everything.
-func list(n *Node) protocol.List {
+// entries is what a validator says that it holds: everything.
+func entries(n *Node) protocol.List {
 	l := protocol.List{Version: protocol.Version, Network: n.Setup.Network, Cycle: n.Setup.Cycle, Validator: n.Setup.Self}
 	for m := range n.net.cfg.Miners {
 		manifest := protocol.LinkTo(protocol.DagCBOR, binary.BigEndian.AppendUint32(nil, uint32(m)))

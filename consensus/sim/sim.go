@@ -115,7 +115,36 @@ type network struct {
 	codec     *wire.Codec // nil: nothing is packed
 	text      strings.Builder
 	result    Result
+	news      bool // somebody had an output
 	err       error
+}
+
+// Cast returns the validators of a configuration, not started, for those who run them elsewhere. The error is about the
+// configuration.
+func Cast(cfg Config) ([]*Node, error) {
+	n, err := newNetwork(cfg)
+	return n.nodes, err
+}
+
+// Prepare returns what a validator brings to its machine: its list, which is nil in the merge, and what it measured.
+func (n *Node) Prepare() (list *consensus.Message, in consensus.Input, err error) {
+	if n.Setup.Instance == protocol.InstanceM {
+		v := search(n)
+		return nil, consensus.Input{Merge: &v}, nil
+	}
+	l := entries(n)
+	if err := l.Sign(n.Keys); err != nil {
+		return nil, in, err
+	}
+	m, err := consensus.NewMessage(l)
+	if err != nil {
+		return nil, in, err
+	}
+	v := scores(n, l.Digest())
+	if n.bad != nil {
+		n.bad.Scores(&v)
+	}
+	return &m, consensus.Input{Scores: &v}, nil
 }
 
 // Run plays one configuration. The error is about the configuration.
@@ -123,15 +152,15 @@ func Run(cfg Config) (*Result, error) { return run(cfg, false) }
 
 // run with forgetful validators shows what the log is for.
 func run(cfg Config, forgetful bool) (*Result, error) {
-	if cfg.Instance == 0 {
-		cfg.Instance = protocol.InstanceW
-	}
-	if cfg.Miners == 0 {
-		cfg.Miners = 3
-	}
-	n := &network{cfg: cfg, forgetful: forgetful, rng: rand.New(rand.NewPCG(cfg.Seed, 0)), envelopes: make(map[string]*envelope)}
-	if err := n.build(); err != nil {
+	n, err := newNetwork(cfg)
+	if err != nil {
 		return nil, err
+	}
+	n.forgetful = forgetful
+	for _, node := range n.nodes {
+		if !node.offline {
+			n.at((n.cfg.Start-2*n.cfg.Delta-n.cfg.Skew[node.Index])*milli, func() { n.start(node) })
+		}
 	}
 	deadline := n.nodes[0].Setup.Deadline()
 	until := cfg.Until
@@ -146,9 +175,10 @@ func run(cfg Config, forgetful bool) (*Result, error) {
 		}
 		n.now = e.at
 		e.do()
-		if cfg.Brief && n.decided() {
+		if n.news && cfg.Brief && n.decided() {
 			until, cfg.Brief = min(until, n.now+2*cfg.Delta*milli), false
 		}
+		n.news = false
 	}
 	n.result.Transcript, n.result.Nodes, n.result.deadline, n.result.cfg = n.text.String(), n.nodes, deadline, n.cfg
 	return &n.result, n.err
@@ -167,7 +197,14 @@ func (n *network) decided() bool {
 // Honest reports whether the validator takes part and keeps the rules.
 func (n *Node) Honest() bool { return n.bad == nil && !n.offline }
 
-func (n *network) build() error {
+func newNetwork(cfg Config) (*network, error) {
+	if cfg.Instance == 0 {
+		cfg.Instance = protocol.InstanceW
+	}
+	if cfg.Miners == 0 {
+		cfg.Miners = 3
+	}
+	n := &network{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0)), envelopes: make(map[string]*envelope)}
 	snapshot := protocol.Snapshot{Version: protocol.Version, Height: 1, Hash: sha256.Sum256([]byte("block"))}
 	for i, stake := range n.cfg.Stakes {
 		var seed [32]byte
@@ -202,9 +239,6 @@ func (n *network) build() error {
 		if n.cfg.Setup != nil {
 			n.cfg.Setup(node.Index, s)
 		}
-		if !node.offline {
-			n.at((n.cfg.Start-2*n.cfg.Delta-n.cfg.Skew[node.Index])*milli, func() { n.start(node) })
-		}
 	}
 	if n.cfg.Packed {
 		participants := slices.Clone(snapshot.Participants)
@@ -214,7 +248,7 @@ func (n *network) build() error {
 		n.codec = wire.New(n.nodes[0].Setup.Network, protocol.Snapshot{Participants: participants})
 	}
 	n.mesh()
-	return nil
+	return n, nil
 }
 
 // milli is a millisecond in the simulation's microseconds.
@@ -262,30 +296,20 @@ func (n *network) start(node *Node) {
 	if n.cfg.Mesh > 0 && n.cfg.Heartbeat > 0 {
 		n.at(n.now+n.rng.Int64N(n.cfg.Heartbeat*milli), func() { n.heartbeat(node, machine) })
 	}
-	if n.cfg.Instance == protocol.InstanceW {
-		list := list(node)
-		if err := list.Sign(node.Keys); err != nil {
-			n.err = err
-			return
-		}
-		m, err := consensus.NewMessage(list)
-		if err != nil {
-			n.err = err
-			return
-		}
-		_ = machine.Step(m)
-		n.send(node, m) // as the custody phase does
-		v := scores(node, list.Digest())
-		if node.bad != nil {
-			node.bad.Scores(&v)
-		}
-		_ = machine.Input(consensus.Input{Scores: &v}) // refused after a restart that remembers one, or too late
+	list, in, err := node.Prepare()
+	if err != nil {
+		n.err = err
+		return
+	}
+	if list != nil {
+		_ = machine.Step(*list)
+		n.send(node, *list)   // as the custody phase does
+		_ = machine.Input(in) // refused after a restart that remembers one, or too late
 	} else {
-		v := search(node)
 		n.at(n.cfg.Start*milli, func() {
 			if node.Machine == machine {
 				machine.Tick(n.clock(node))
-				_ = machine.Input(consensus.Input{Merge: &v})
+				_ = machine.Input(in)
 				n.pump(node)
 			}
 		})
@@ -347,6 +371,7 @@ func (n *network) work(node *Node, ready consensus.Ready) (crashed bool) {
 	}
 	if ready.Output != nil {
 		node.Outputs = append(node.Outputs, Timed{n.clock(node), n.now, *ready.Output})
+		n.news = true
 		n.logf(node, "OUTPUT %s", describe(*ready.Output))
 	}
 	if n.crash(node, count, BeforeAdvance) {

@@ -138,6 +138,11 @@ func kindName(k int) string {
 	return consensus.Kind(k).String()
 }
 
+// Percentiles are those of microseconds, of one run.
+func Percentiles(micros []int64) Times {
+	return times(micros, []int64{slices.Max(micros)})
+}
+
 // times are the percentiles of microseconds in milliseconds, rounded up.
 func times(all, slowest []int64) Times {
 	at := func(list []int64, percent int) int64 {
