@@ -294,6 +294,75 @@ func (s *Spammer) Out(n *Node, to int, m consensus.Message) []Post {
 	return append(posts, sign(n, null(n))...)
 }
 
+// Copier commits to nothing that it measured, waits for somebody else's scores, and shows them as its own.
+type Copier struct {
+	Honest
+	shown bool
+}
+
+// Out implements [Adversary].
+func (*Copier) Out(n *Node, _ int, m consensus.Message) []Post {
+	_, ok := own[protocol.ScoreVector](n, m)
+	return without(m, ok)
+}
+
+// Hear implements [Adversary].
+func (c *Copier) Hear(n *Node, m consensus.Message) (posts []Post) {
+	r, _ := m.Record()
+	v, ok := r.(protocol.ScoreVector)
+	if !ok || c.shown {
+		return nil
+	}
+	c.shown = true
+	v.Validator, v.List = n.Setup.Self, protocol.Hash{}
+	return everybody(n, sign(n, &v))
+}
+
+// everybody is a post to all.
+func everybody(n *Node, said []Post) (posts []Post) {
+	for to := range n.net.nodes {
+		for _, p := range said {
+			p.To = to
+			posts = append(posts, p)
+		}
+	}
+	return posts
+}
+
+// Orphan shows a line search that rests on another decision than the one before.
+type Orphan struct{ Honest }
+
+// Out implements [Adversary].
+func (Orphan) Out(n *Node, _ int, m consensus.Message) []Post {
+	v, ok := own[protocol.MergeVector](n, m)
+	if !ok {
+		return unchanged(m)
+	}
+	v.Parent[0] ^= 1
+	return sign(n, &v)
+}
+
+// Forger passes votes off as what they are not: with the other type, and with the next round, the signature as it was.
+type Forger struct{ Honest }
+
+// Hear implements [Adversary].
+func (Forger) Hear(n *Node, m consensus.Message) (posts []Post) {
+	r, _ := m.Record()
+	v, ok := r.(protocol.Vote)
+	if !ok {
+		return nil
+	}
+	typed, later := v, v
+	typed.Type = protocol.VotePrepare + protocol.VoteCommit - v.Type
+	later.Round++
+	for _, forged := range []protocol.Vote{typed, later} {
+		if m, err := consensus.NewMessage(forged); err == nil {
+			posts = append(posts, everybody(n, unchanged(m))...)
+		}
+	}
+	return posts
+}
+
 // Ring is a third that acts as one. Each member proposes like [Equivocator]; and whatever an honest validator signs, every
 // member signs too, for that validator's eyes alone: the votes of its round and decision, and a null. So a decision or a null
 // needs no more honest stake than it must, on as many sides as there are.

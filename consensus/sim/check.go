@@ -24,6 +24,9 @@ const (
 	Range Property = "range"
 	// Honesty: no honest validator signed two statements that conflict, over all its lives.
 	Honesty Property = "honesty"
+	// Originality: certified scores were committed to before anybody's could be read, all of them if the proposer is honest,
+	// else those of two thirds of the stake.
+	Originality Property = "originality"
 	// Verdict: no honest validator calls what an honest one signed, and an honest one brought, wrong; whenever it came.
 	Verdict Property = "verdict"
 )
@@ -137,10 +140,26 @@ func (r *Result) follows(p protocol.Proposal, add report) {
 	if err != nil || value.Digest() != p.Value.Digest() {
 		add(Derivation, "the certified value does not follow from its vectors (%v)", err)
 	}
+	r.committed(p, set.Scores, add)
 	for m := range r.cfg.Miners {
 		gain, ok := median(r.Nodes[0].Setup.Snapshot, r.cfg.Miners, set.Scores, m)
 		if ok && (gain < truth(m)-noise || gain > truth(m)+noise) {
 			add(Range, "miner %d has the certified gain %d, nobody honest measured that", m, gain)
 		}
+	}
+}
+
+// committed checks that what is certified was committed to in time.
+func (r *Result) committed(p protocol.Proposal, vectors []protocol.ScoreVector, add report) {
+	snapshot := r.Nodes[0].Setup.Snapshot
+	var late uint64
+	for _, v := range vectors {
+		if !r.commits[v.CommitDigest()] {
+			late += stake(snapshot, v.Validator)
+		}
+	}
+	leader := r.Nodes[int(p.Proposer[0])<<8|int(p.Proposer[1])]
+	if limit := (snapshot.TotalStake() - 1) / 3; late > limit || late > 0 && leader.bad == nil {
+		add(Originality, "certified vectors of stake %d were not committed to in time, by a proposal of %s", late, leader.name())
 	}
 }

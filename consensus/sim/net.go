@@ -125,8 +125,11 @@ func (n *network) envelope(m consensus.Message) *envelope {
 		if s, ok := r.(protocol.Signed); ok && n.index(s.Signer()) < len(n.nodes) {
 			e.signer = n.index(s.Signer())
 		}
-		if c, ok := r.(protocol.Certificate); ok {
-			e.cost *= int64(len(c.Signatures))
+		switch r := r.(type) {
+		case protocol.Certificate:
+			e.cost *= int64(len(r.Signatures))
+		case protocol.ScoreCommit:
+			n.result.commits[r.Digest] = n.result.commits[r.Digest] || n.now < n.latest*milli
 		}
 	}
 	n.envelopes[key] = e
@@ -147,7 +150,7 @@ func (n *network) send(from *Node, m consensus.Message) {
 			n.result.Signed = append(n.result.Signed, r.(protocol.Signed))
 		}
 	}
-	for _, to := range n.peers(from) {
+	for _, to := range n.peers(from, m.Kind != consensus.KindList) {
 		if from.bad == nil {
 			n.transmit(from, to, e, 0, again)
 			continue
@@ -158,9 +161,9 @@ func (n *network) send(from *Node, m consensus.Message) {
 	}
 }
 
-// peers are whom a validator sends what it says.
-func (n *network) peers(from *Node) (peers []*Node) {
-	if !n.cfg.Direct {
+// peers are whom a validator sends what it says; what is not urgent goes by gossip if there is any.
+func (n *network) peers(from *Node, urgent bool) (peers []*Node) {
+	if !n.cfg.Direct || !urgent && n.cfg.Heartbeat > 0 {
 		for _, i := range from.line.mesh {
 			peers = append(peers, n.nodes[i])
 		}

@@ -25,6 +25,9 @@ var adversaries = map[string]func() Adversary{
 	"vote-withholder":   func() Adversary { return VoteWithholder{} },
 	"equivocator":       func() Adversary { return &Equivocator{} },
 	"two-faced":         func() Adversary { return TwoFaced{} },
+	"copier":            func() Adversary { return &Copier{} },
+	"orphan":            func() Adversary { return Orphan{} },
+	"forger":            func() Adversary { return Forger{} },
 	"replayer":          func() Adversary { return Replayer{} },
 	"spammer":           func() Adversary { return &Spammer{} },
 }

@@ -97,8 +97,9 @@ type Node struct {
 type Result struct {
 	Transcript string
 	Nodes      []*Node
-	Signed     []protocol.Signed // everything that honest validators sent, each once
-	Blamed     []string          // who called an honest validator's message wrong
+	Signed     []protocol.Signed      // everything that honest validators sent, each once
+	commits    map[protocol.Hash]bool // what was committed to before Start, by the slowest clock
+	Blamed     []string               // who called an honest validator's message wrong
 	cfg        Config
 	deadline   int64
 }
@@ -115,7 +116,8 @@ type network struct {
 	codec     *wire.Codec // nil: nothing is packed
 	text      strings.Builder
 	result    Result
-	news      bool // somebody had an output
+	latest    int64 // when scores may be committed to by the slowest clock
+	news      bool  // somebody had an output
 	err       error
 }
 
@@ -205,6 +207,10 @@ func newNetwork(cfg Config) (*network, error) {
 		cfg.Miners = 3
 	}
 	n := &network{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0)), envelopes: make(map[string]*envelope)}
+	n.result.commits, n.latest = make(map[protocol.Hash]bool), cfg.Start
+	for _, skew := range cfg.Skew {
+		n.latest = max(n.latest, cfg.Start-skew)
+	}
 	snapshot := protocol.Snapshot{Version: protocol.Version, Height: 1, Hash: sha256.Sum256([]byte("block"))}
 	for i, stake := range n.cfg.Stakes {
 		var seed [32]byte
