@@ -14,40 +14,60 @@ import (
 // calls give the same results.
 //
 // What this validator signs counts for the machine itself only after Advance, that is once it is durable: nothing that
-// could be forgotten is ever part of a certificate.
+// could be forgotten is ever part of a lock or certificate.
 type Machine struct {
 	cfg        Config
 	key        ed25519.PrivateKey // nil: sign nothing
+	checker    Checker
 	validators []protocol.Participant
 	stake      map[protocol.ID]uint64
 	total      uint64
 	quorum     uint64
-	snapshot   protocol.Hash
+	null       protocol.Hash // the null decision
 
-	now      int64 // of the last Tick
-	beat     int64 // the last point of the grid Start + kδ, as k
-	evidence evidence
-	turns    []turn // by round
-	nulls    map[protocol.ID]protocol.StatusVote
-	tried    int // records held at the last attempt to propose, -1 to try again
+	now        int64 // of the last Tick
+	beat       int64 // the last point of the grid Start + kδ, as k
+	evidence   evidence
+	rounds     []round
+	candidates map[protocol.Hash]*candidate // by decision
+	tried      int                          // records held at the last attempt to propose, -1 to try again
 
-	own       [KindProof + 1]Message // durable records of this validator, to be sent again
-	committed bool                   // this validator has an input
+	top      *protocol.Lock // of the highest round known
+	topBeat  int64          // when it came
+	topHeard bool           // somebody else sends it
+
+	commits map[protocol.ID]protocol.Vote       // of each validator the COMMIT-V of the lowest round
+	nulls   map[protocol.ID]protocol.StatusVote // of each validator the null of the highest round
+
+	own       [ownSlots]Message // durable records of this validator, to be sent again
+	committed bool              // this validator has an input
 	revealed  bool
-	proposed  bool
-	voted     bool
-	nulled    bool
+	barred    bool // signed votes under another parent in an earlier life
+	// What this validator signed, whether durable already or not.
+	entered  int           // the lowest round in which it may vote
+	prepared int           // the highest round in which it signed a PREPARE, -1 if none
+	voted    int           // the highest round in which it signed a COMMIT-V, -1 if none
+	said     int           // the highest round for which it signed a STATUS, -1 if none
+	locked   int           // the round of its own lock, -1 if none
+	lockedTo protocol.Hash // what that is on
 
 	certificate *protocol.Certificate
-	asked       bool // somebody seems not to have the certificate
-	ended       bool // a Fallback was output
-	final       bool // the certificate was output
+	sealed      int64 // the beat of the certificate
+	asked       bool  // somebody seems not to have the certificate
+	ended       bool  // a Fallback was output
+	final       bool  // the certificate was output
 
 	pending  Ready
 	signed   []Message // of pending.Persist: counted on Advance
 	inflight *Ready
 	waiting  []Message // of inflight.Persist
 }
+
+// The last message of each kind is repeated; a PREPARE and a COMMIT-V each.
+const (
+	slotCommit = KindLock + 1
+	ownSlots   = slotCommit + 1
+)
 
 // New returns a machine. The error is an [ErrBug] that names every fault of the configuration, or that the records to
 // restore are another validator's. Tick comes first.
@@ -58,17 +78,23 @@ func New(cfg Config) (*Machine, error) {
 	m := &Machine{
 		cfg:        cfg,
 		key:        cfg.Key,
+		checker:    NewChecker(cfg.Network, cfg.Snapshot),
 		validators: cfg.Snapshot.Validators(),
 		stake:      make(map[protocol.ID]uint64),
 		total:      cfg.Snapshot.TotalStake(),
 		quorum:     cfg.Snapshot.Quorum(),
-		snapshot:   cfg.Snapshot.Digest(),
+		null:       protocol.NullDecision(cfg.Network, cfg.Cycle, cfg.Instance, cfg.Parent),
 		now:        math.MinInt64,
 		beat:       math.MinInt64,
 		evidence:   newEvidence(),
-		turns:      make([]turn, len(cfg.Proposers)),
+		rounds:     make([]round, maxRounds),
+		candidates: make(map[protocol.Hash]*candidate),
+		commits:    make(map[protocol.ID]protocol.Vote),
 		nulls:      make(map[protocol.ID]protocol.StatusVote),
-		tried:      -1,
+		tried:      -1, prepared: -1, voted: -1, said: -1, locked: -1,
+	}
+	if cfg.rules.weakQuorum {
+		m.quorum--
 	}
 	for _, v := range m.validators {
 		m.stake[v.ID] = v.Stake
@@ -109,6 +135,18 @@ func (m *Machine) Next() int64 {
 
 // Deadline returns when the machine has an output at the latest.
 func (m *Machine) Deadline() int64 { return m.cfg.Deadline() }
+
+// Prepared returns the highest lock that this machine knows of and, if it is on a proposal that is held, that; nil for
+// none. A parent that may yet be certified is found with it.
+func (m *Machine) Prepared() (*protocol.Lock, *protocol.Proposal) {
+	if m.top == nil {
+		return nil, nil
+	}
+	if c := m.candidates[m.top.Digest]; c != nil {
+		return m.top, &c.proposal
+	}
+	return m.top, nil
+}
 
 func floorDiv(a, b int64) int64 {
 	q := a / b
@@ -158,10 +196,16 @@ func (m *Machine) Mute() {
 	m.pending = Ready{Need: m.pending.Need, Proofs: m.pending.Proofs, Output: out}
 }
 
-// Held returns the message of a vector, list or proof that this machine holds, for peers that fetch it.
+// Held returns the message of a vector, list or proof that this machine holds, or of a proposal by its decision, for
+// peers that fetch it.
 func (m *Machine) Held(hash protocol.Hash) (Message, bool) {
-	r, ok := m.evidence.held[hash]
-	return r.message, ok
+	if r, ok := m.evidence.held[hash]; ok {
+		return r.message, true
+	}
+	if c := m.candidates[hash]; c != nil {
+		return c.message, true
+	}
+	return Message{}, false
 }
 
 // Input gives the machine what this validator measured. It is signed and, in W, committed to; a second input, one after
@@ -233,140 +277,86 @@ func (m *Machine) emit(r protocol.Record, send bool) error {
 	return nil
 }
 
-// count takes a durable record of this validator into its own tallies. fresh: by this very machine, not restored.
-func (m *Machine) count(message Message, fresh bool) {
-	r, err := message.Record()
-	if err != nil { // it was encoded here
-		return
-	}
-	if m.key != nil {
-		m.own[message.Kind] = message
-	}
-	switch r := r.(type) {
-	case protocol.ScoreCommit:
-		if _, ok := m.evidence.commits[r.Validator]; !ok {
-			m.evidence.commits[r.Validator] = r
-		}
-	case protocol.ScoreVector:
-		m.evidence.put(r.Digest(), named{message: message, record: r, signer: r.Validator})
-	case protocol.MergeVector:
-		m.evidence.put(r.Digest(), named{message: message, record: r, signer: r.Validator})
-	case protocol.Proposal:
-		if c := m.turns[r.Round].add(r); c != nil && fresh {
-			c.state = valid
-		}
-	case protocol.Vote:
-		m.turns[r.Round].vote(r)
-	case protocol.StatusVote:
-		m.nulls[r.Validator] = r
-	}
-}
-
-// restore takes back what an earlier machine persisted.
-func (m *Machine) restore(b []byte) error {
-	message, err := DecodeMessage(b)
-	if err != nil {
-		return bug("restore: %w", err)
-	}
-	r, err := message.Record()
-	if err != nil {
-		return bug("restore: %w", err)
-	}
-	w := m.cfg.Instance == protocol.InstanceW
-	mine := func(network protocol.Link, cycle uint64, instance bool) bool {
-		return network == m.cfg.Network && cycle == m.cfg.Cycle && instance
-	}
-	parent := m.cfg.Parent
-	count := false
-	switch r := r.(type) {
-	case protocol.ScoreCommit:
-		if count = mine(r.Network, r.Cycle, w); count {
-			m.committed = true
-		}
-	case protocol.ScoreVector:
-		count = mine(r.Network, r.Cycle, w) && r.Parent == parent
-	case protocol.MergeVector:
-		if mine(r.Network, r.Cycle, !w) {
-			m.committed, m.revealed, count = true, true, r.Parent == parent
-		}
-	case protocol.Proposal:
-		if mine(r.Network, r.Cycle, r.Instance == m.cfg.Instance) {
-			m.proposed, count = true, r.Parent == parent && int(r.Round) < len(m.turns)
-		}
-	case protocol.Vote:
-		if mine(r.Network, r.Cycle, r.Instance == m.cfg.Instance) {
-			m.voted, count = true, r.Parent == parent && int(r.Round) < len(m.turns)
-		}
-	case protocol.StatusVote:
-		if mine(r.Network, r.Cycle, r.Instance == m.cfg.Instance) {
-			m.nulled, count = true, r.Parent == parent
-		}
-	case protocol.Certificate:
-		if mine(r.Network, r.Cycle, r.Instance == m.cfg.Instance) && r.Parent == parent && r.Snapshot == m.snapshot {
-			m.certificate = &r
-		}
-	}
-	if !count {
-		return nil
-	}
-	if s, ok := r.(protocol.Signed); ok {
-		if s.Signer() != m.cfg.Self {
-			return bug("restore: a %s of %s, but this is %s: the log of another validator", message.Kind, s.Signer(), m.cfg.Self)
-		}
-		if err := m.cfg.Snapshot.Check(s, protocol.RoleValidator); err != nil {
-			return bug("restore: a %s: %w", message.Kind, err)
-		}
-	}
-	m.count(message, false)
-	return nil
-}
-
 // again repeats what may have been lost, once every δ, after the deadline ever more rarely: own records until there is a
 // certificate, then the certificate if somebody still asks, and the names of what is missing.
 func (m *Machine) again() {
-	if past := m.beat - (1 + 3*m.cfg.Rounds); past > 8 && past&(past-1) != 0 {
-		return
+	if m.now >= m.cfg.Deadline() {
+		_, begin := m.recovery()
+		if past := (m.now - begin) / m.cfg.Delta; past > 2 && past&(past-1) != 0 {
+			return
+		}
 	}
 	if m.certificate != nil {
-		if message, err := NewMessage(*m.certificate); m.asked && m.key != nil && err == nil {
-			m.pending.Send = append(m.pending.Send, message)
+		if m.asked && m.key != nil && m.mine(m.certificate.Round, m.beat-m.sealed) {
+			if message, err := NewMessage(*m.certificate); err == nil {
+				m.pending.Send = append(m.pending.Send, message)
+			}
 		}
 		m.asked = false
 		return
 	}
-	for kind, message := range m.own {
-		switch Kind(kind) {
+	for slot, message := range m.own {
+		switch Kind(slot) {
 		case KindScoreCommit:
 			if m.beat < -early || m.now >= m.cfg.Start {
 				continue
 			}
 		case KindScoreVector, KindMergeVector: // the largest; once there is a valid proposal, who needs it fetches it
-			if !m.revealed || m.voted {
+			if !m.revealed || m.prepared >= 0 {
+				continue
+			}
+		case KindProposal:
+			if m.now >= m.cfg.Deadline() {
 				continue
 			}
 		}
 		m.send(message)
 	}
+	if m.top != nil && m.key != nil && !m.topHeard && m.mine(m.top.Round, m.beat-m.topBeat) {
+		if message, err := NewMessage(*m.top); err == nil {
+			m.send(message)
+		}
+	}
+	m.topHeard = false
 	m.pending.Need = nil
-	for i := range m.turns {
-		for _, c := range m.turns[i].proposals {
-			if c.state == unavailable {
-				c.state = waiting
-			}
-			if c.state == waiting {
-				m.want(c.proposal)
+	for r := range m.rounds {
+		for _, list := range m.rounds[r].proposals {
+			for _, c := range list {
+				if c.state == unavailable {
+					c.state = waiting
+				}
+				if c.state == waiting {
+					m.want(c.proposal)
+				}
 			}
 		}
 	}
 }
 
+// mine reports whether it is this validator that spreads a large message which all have: first one does, starting with
+// another in each round, then every δ twice as many.
+func (m *Machine) mine(round uint32, beats int64) bool {
+	n := len(m.validators)
+	self := slices.IndexFunc(m.validators, func(v protocol.Participant) bool { return v.ID == m.cfg.Self })
+	first := int(round)
+	if p, ok := m.cfg.Proposer(round, 0); ok {
+		first = slices.IndexFunc(m.validators, func(v protocol.Participant) bool { return v.ID == p })
+	}
+	place := ((self-first)%n + n) % n
+	return beats >= 0 && (beats > 16 || place < 1<<beats)
+}
+
 // want asks for what a proposal names and this node does not hold.
 func (m *Machine) want(p protocol.Proposal) {
 	for _, n := range m.missing(p) {
-		m.evidence.wanted[n] = true
-		if !slices.Contains(m.pending.Need, n) {
-			m.pending.Need = append(m.pending.Need, n)
-		}
+		m.need(n)
+	}
+}
+
+func (m *Machine) need(n Name) {
+	m.evidence.wanted[n] = true
+	if !slices.Contains(m.pending.Need, n) {
+		m.pending.Need = append(m.pending.Need, n)
 	}
 }
 

@@ -243,32 +243,33 @@ func TestHealing(t *testing.T) {
 			h.add(i, discard{}, nil)
 		}
 		h.runners[0].Close()
-		h.finish(func(i int, r *runner.Runner) {
-			if i == 0 {
-				return
-			}
-			h.output(r)
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-			defer cancel()
-			if _, err := r.Run(ctx); err == nil {
-				t.Error("two outputs")
-			}
-		})
-		// Validator 0 comes up only now, its deadline long past.
+		h.mu.Lock()
+		h.runners[0] = nil
+		h.mu.Unlock()
+		var wg sync.WaitGroup
+		ctx, cancel := context.WithCancel(t.Context())
+		for i, r := range h.runners[1:] {
+			wg.Go(func() {
+				h.output(r)
+				if _, err := r.Run(ctx); err == nil {
+					t.Errorf("runner %d has two outputs", i+1)
+				}
+			})
+		}
+		<-time.After((deadline + 50) * time.Millisecond)
+		// Validator 0 comes up only now, its deadline past; it says where it stands, and is told.
 		r := h.add(0, discard{}, nil)
 		if out, err := r.Run(t.Context()); err != nil || out.Outcome != consensus.Fallback {
 			t.Errorf("%v %v", out, err)
 		}
-		for _, m := range h.sent[1] {
-			if m.Kind == consensus.KindCertificate {
-				if err := r.Receive(m.Encode()); err != nil && !errors.Is(err, consensus.ErrIgnore) {
-					t.Error(err)
-				}
-			}
-		}
 		if out, err := r.Run(t.Context()); err != nil || out.Outcome != consensus.Certified || !out.Late {
 			t.Errorf("%v %v", out, err)
 		}
+		if now := h.clock.Now(); now > deadline+50+5*delta {
+			t.Errorf("told at %d ms", now)
+		}
+		cancel()
+		wg.Wait()
 		h.close()
 	})
 }
