@@ -15,8 +15,8 @@ type Adversary interface {
 	Scores(v *protocol.ScoreVector)
 	// Out returns what one recipient gets in place of m, which may be another's that is passed on or fetched.
 	Out(n *Node, to int, m consensus.Message) []Post
-	// Hear returns what the validator sends because of m.
-	Hear(n *Node, m consensus.Message) []Post
+	// Hear returns what the validator sends because of m, whose record is r, nil if it does not decode.
+	Hear(n *Node, m consensus.Message, r protocol.Record) []Post
 }
 
 // Post is a message on its way to one validator.
@@ -40,7 +40,21 @@ func (Honest) Scores(*protocol.ScoreVector) {}
 func (Honest) Out(_ *Node, _ int, m consensus.Message) []Post { return unchanged(m) }
 
 // Hear implements [Adversary].
-func (Honest) Hear(*Node, consensus.Message) []Post { return nil }
+func (Honest) Hear(*Node, consensus.Message, protocol.Record) []Post { return nil }
+
+// memory is of what was heard.
+type memory struct{ heard map[string]bool }
+
+// first reports whether a message was not heard before.
+func (a *memory) first(m consensus.Message) bool {
+	if a.heard == nil {
+		a.heard = make(map[string]bool)
+	}
+	key := string(m.Bytes)
+	before := a.heard[key]
+	a.heard[key] = true
+	return !before
+}
 
 // Silent hears everything and says nothing.
 type Silent struct{ Honest }
@@ -239,15 +253,21 @@ func (TwoFaced) Out(n *Node, to int, m consensus.Message) []Post {
 func null(n *Node) *protocol.StatusVote {
 	return &protocol.StatusVote{
 		Version: protocol.Version, Network: n.Setup.Network, Cycle: n.Setup.Cycle, Instance: n.Setup.Instance,
-		Type: protocol.StatusNull, Parent: n.Setup.Parent, Validator: n.Setup.Self,
+		Round: uint32(n.Setup.Rounds), Type: protocol.StatusNull, Parent: n.Setup.Parent, Validator: n.Setup.Self,
 	}
 }
 
 // Replayer says everything that it hears again, thrice: at once, half a δ later, and three δ later.
-type Replayer struct{ Honest }
+type Replayer struct {
+	Honest
+	memory
+}
 
 // Hear implements [Adversary].
-func (Replayer) Hear(n *Node, m consensus.Message) (posts []Post) {
+func (a *Replayer) Hear(n *Node, m consensus.Message, _ protocol.Record) (posts []Post) {
+	if !a.first(m) {
+		return nil
+	}
 	for to := range n.net.nodes {
 		for _, after := range []int64{0, n.Setup.Delta / 2, 3 * n.Setup.Delta} {
 			posts = append(posts, Post{to, after, m})
@@ -307,8 +327,7 @@ func (*Copier) Out(n *Node, _ int, m consensus.Message) []Post {
 }
 
 // Hear implements [Adversary].
-func (c *Copier) Hear(n *Node, m consensus.Message) (posts []Post) {
-	r, _ := m.Record()
+func (c *Copier) Hear(n *Node, _ consensus.Message, r protocol.Record) []Post {
 	v, ok := r.(protocol.ScoreVector)
 	if !ok || c.shown {
 		return nil
@@ -343,13 +362,15 @@ func (Orphan) Out(n *Node, _ int, m consensus.Message) []Post {
 }
 
 // Forger passes votes off as what they are not: with the other type, and with the next round, the signature as it was.
-type Forger struct{ Honest }
+type Forger struct {
+	Honest
+	memory
+}
 
 // Hear implements [Adversary].
-func (Forger) Hear(n *Node, m consensus.Message) (posts []Post) {
-	r, _ := m.Record()
+func (f *Forger) Hear(n *Node, m consensus.Message, r protocol.Record) (posts []Post) {
 	v, ok := r.(protocol.Vote)
-	if !ok {
+	if !ok || !f.first(m) {
 		return nil
 	}
 	typed, later := v, v
@@ -366,7 +387,10 @@ func (Forger) Hear(n *Node, m consensus.Message) (posts []Post) {
 // Ring is a third that acts as one. Each member proposes like [Equivocator]; and whatever an honest validator signs, every
 // member signs too, for that validator's eyes alone: the votes of its round and decision, and a null. So a decision or a null
 // needs no more honest stake than it must, on as many sides as there are.
-type Ring struct{ Members []*Node }
+type Ring struct {
+	members []*Node
+	memory
+}
 
 // Member returns a new member.
 func (r *Ring) Member() Adversary { return &colluder{ring: r} }
@@ -380,7 +404,7 @@ type colluder struct {
 func (c *colluder) join(n *Node) {
 	if !c.joined {
 		c.joined = true
-		c.ring.Members = append(c.ring.Members, n)
+		c.ring.members = append(c.ring.members, n)
 	}
 }
 
@@ -396,15 +420,19 @@ func (c *colluder) Out(n *Node, to int, m consensus.Message) []Post {
 }
 
 // Hear implements [Adversary].
-func (c *colluder) Hear(n *Node, m consensus.Message) (posts []Post) {
+func (c *colluder) Hear(n *Node, m consensus.Message, r protocol.Record) (posts []Post) {
 	c.join(n)
-	r, err := m.Record()
-	s, ok := r.(protocol.Signed)
-	if err != nil || !ok || n.net.index(s.Signer()) >= len(n.net.nodes) || n.net.nodes[n.net.index(s.Signer())].bad != nil {
+	switch r.(type) {
+	case protocol.Vote, protocol.StatusVote:
+	default:
+		return nil
+	}
+	s := r.(protocol.Signed)
+	if n.net.index(s.Signer()) >= len(n.net.nodes) || n.net.nodes[n.net.index(s.Signer())].bad != nil || !c.ring.first(m) {
 		return nil
 	}
 	to := n.net.index(s.Signer())
-	for _, member := range c.ring.Members {
+	for _, member := range c.ring.members {
 		var echo []Post
 		switch r := r.(type) {
 		case protocol.Vote:
@@ -413,10 +441,8 @@ func (c *colluder) Hear(n *Node, m consensus.Message) (posts []Post) {
 				echo = append(echo, sign(member, &r)...)
 			}
 		case protocol.StatusVote:
-			r.Validator = member.Setup.Self
-			if r.Type == protocol.StatusNull {
-				echo = sign(member, &r)
-			}
+			r.Validator, r.Type, r.LockRound, r.LockDigest = member.Setup.Self, protocol.StatusNull, 0, protocol.Hash{}
+			echo = sign(member, &r)
 		}
 		for _, p := range echo {
 			p.To = to

@@ -77,10 +77,15 @@ const never = -1 << 62
 // envelope is a message on the wire, one for all its copies.
 type envelope struct {
 	message consensus.Message
+	record  protocol.Record // nil: does not decode
 	size    int64
 	cost    int64   // microseconds to judge it
 	arrived []int64 // by validator: when gossip brought it first
 	signer  int     // the validator that alone signed it, or -1
+	token   consensus.Valid
+	wrong   error // what a checker says of it
+	checked bool
+	tried   int // how often it was stepped unchecked
 }
 
 // line is a validator's end of the network.
@@ -122,12 +127,19 @@ func (n *network) envelope(m consensus.Message) *envelope {
 		e.arrived[i] = never
 	}
 	if r, err := m.Record(); err == nil {
+		e.record = r
 		if s, ok := r.(protocol.Signed); ok && n.index(s.Signer()) < len(n.nodes) {
 			e.signer = n.index(s.Signer())
 		}
 		switch r := r.(type) {
 		case protocol.Certificate:
 			e.cost *= int64(len(r.Signatures))
+		case protocol.Lock:
+			e.cost *= int64(len(r.Signatures))
+		case protocol.Proposal:
+			if r.Lock != nil {
+				e.cost *= int64(1 + len(r.Lock.Signatures))
+			}
 		case protocol.ScoreCommit:
 			n.result.commits[r.Digest] = n.result.commits[r.Digest] || n.now < n.latest*milli
 		}
@@ -144,10 +156,9 @@ func (n *network) send(from *Node, m consensus.Message) {
 		from.sent[e] = true
 		e.arrived[from.Index] = n.now
 		from.line.heard = append(from.line.heard, e)
-		n.logf(from, "%s", n.describe(m))
+		n.logf(from, "%s", n.describe(e))
 		if from.bad == nil && e.signer == from.Index {
-			r, _ := m.Record()
-			n.result.Signed = append(n.result.Signed, r.(protocol.Signed))
+			n.result.Signed = append(n.result.Signed, e.record.(protocol.Signed))
 		}
 	}
 	for _, to := range n.peers(from, m.Kind != consensus.KindList) {
@@ -279,9 +290,9 @@ func (n *network) deliver(from, to *Node, e *envelope, told bool) {
 	}
 	to.Machine.Tick(n.clock(to))
 	to.Steps++
-	err := to.Machine.Step(e.message)
+	err := n.step(to.Machine, e)
 	if errors.Is(err, consensus.ErrPeer) && to.bad == nil && from.bad == nil && e.signer >= 0 && n.nodes[e.signer].bad == nil {
-		n.result.Blamed = append(n.result.Blamed, to.name()+" refused "+n.describe(e.message)+" of "+n.nodes[e.signer].name()+": "+err.Error())
+		n.result.Blamed = append(n.result.Blamed, to.name()+" refused "+n.describe(e)+" of "+n.nodes[e.signer].name()+": "+err.Error())
 	}
 	if err == nil && !told {
 		to.line.heard = append(to.line.heard, e)
@@ -292,13 +303,30 @@ func (n *network) deliver(from, to *Node, e *envelope, told bool) {
 		}
 	}
 	if to.bad != nil {
-		for _, p := range to.bad.Hear(to, e.message) {
+		for _, p := range to.bad.Hear(to, e.message, e.record) {
 			if p.To != to.Index {
 				n.transmit(to, n.nodes[p.To], n.envelope(p.Message), p.After, false)
 			}
 		}
 	}
 	n.pump(to)
+}
+
+// step gives a machine a message. It is checked once for all; one that fails goes to some machines as it is, and to the
+// others not at all, as behind a node's gossip.
+func (n *network) step(m *consensus.Machine, e *envelope) error {
+	if !e.checked {
+		e.checked = true
+		e.token, e.wrong = n.checker.Check(e.message)
+	}
+	switch {
+	case e.wrong == nil:
+		return m.StepValid(e.token)
+	case e.tried < 2:
+		e.tried++
+		return m.Step(e.message)
+	}
+	return e.wrong
 }
 
 // declined reports whether a node has heard by now that its peer needs no copy.

@@ -27,8 +27,8 @@ var adversaries = map[string]func() Adversary{
 	"two-faced":         func() Adversary { return TwoFaced{} },
 	"copier":            func() Adversary { return &Copier{} },
 	"orphan":            func() Adversary { return Orphan{} },
-	"forger":            func() Adversary { return Forger{} },
-	"replayer":          func() Adversary { return Replayer{} },
+	"forger":            func() Adversary { return &Forger{} },
+	"replayer":          func() Adversary { return &Replayer{} },
 	"spammer":           func() Adversary { return &Spammer{} },
 }
 

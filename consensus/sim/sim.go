@@ -113,6 +113,7 @@ type network struct {
 	events    queue
 	nodes     []*Node
 	envelopes map[string]*envelope
+	checker   consensus.Checker
 	codec     *wire.Codec // nil: nothing is packed
 	text      strings.Builder
 	result    Result
@@ -246,6 +247,7 @@ func newNetwork(cfg Config) (*network, error) {
 			n.cfg.Setup(node.Index, s)
 		}
 	}
+	n.checker = consensus.NewChecker(n.nodes[0].Setup.Network, snapshot)
 	if n.cfg.Packed {
 		participants := slices.Clone(snapshot.Participants)
 		for m := range n.cfg.Miners {

@@ -166,17 +166,19 @@ func sweep(t *testing.T, runs int, play func(seed uint64)) {
 	wg.Wait()
 }
 
-// TestSweep plays random hostile networks, each twice: every promise holds, and the transcripts are the same.
+// TestSweep plays random hostile networks: every promise holds. Every fifth is played twice, and the transcripts are the same.
 func TestSweep(t *testing.T) {
 	var mu sync.Mutex
 	count := make(map[consensus.Outcome]int)
 	sweep(t, *runs, func(seed uint64) {
-		r, again := play(t, random(seed)), play(t, random(seed))
+		r := play(t, random(seed))
 		if t.Failed() {
 			return
 		}
-		if again.Transcript != r.Transcript {
-			t.Errorf("two runs, two transcripts\n%s\n\n%s", r.Transcript, again.Transcript)
+		if seed%5 == 0 {
+			if again := play(t, random(seed)); again.Transcript != r.Transcript {
+				t.Errorf("two runs, two transcripts\n%s\n\n%s", r.Transcript, again.Transcript)
+			}
 		}
 		mu.Lock()
 		defer mu.Unlock()
@@ -194,16 +196,13 @@ func TestSweep(t *testing.T) {
 	}
 }
 
-// TestLiveness says what the agreement gives where it must: with messages below δ, everybody certifies within δ of the
-// first honest turn, whoever else is silent, lies, or babbles.
+// TestLiveness says what the agreement gives where it must: with messages well below δ, everybody certifies in the round of
+// the first honest turn or the one after, whoever else is silent, lies, babbles or splits the votes.
 func TestLiveness(t *testing.T) {
 	for _, n := range []int{4, 7, 16} {
 		for name, byzantine := range adversaries {
-			if slices.Contains([]string{"equivocator", "half-leader", "last-minute", "late", "selective"}, name) {
-				continue // these split the one vote there is
-			}
 			cfg := base(n)
-			cfg.Seed = uint64(n)
+			cfg.Seed, cfg.Rounds = uint64(n), 4
 			cfg.Adversaries = make(map[int]Adversary)
 			bad := (n - 1) / 3
 			for i := range bad {
@@ -213,9 +212,10 @@ func TestLiveness(t *testing.T) {
 			if t.Failed() {
 				t.FailNow()
 			}
+			last := r.Nodes[0].Setup.Turn(uint32((bad/consensus.Ranks + 2) * consensus.Ranks))
 			for _, node := range r.Nodes[bad:] {
 				first := node.Outputs[0]
-				if first.Output.Outcome != consensus.Certified || first.At > node.Setup.Turn(uint32(bad))+cfg.Delta {
+				if first.Output.Outcome != consensus.Certified || first.At > last {
 					t.Errorf("%d validators, %d %s: v%d has %s at %d ms", n, bad, name, node.Index, first.Output.Outcome, first.At)
 				}
 			}
