@@ -408,9 +408,15 @@ func (c *colluder) join(n *Node) {
 	}
 }
 
-// Out implements [Adversary]. A member passes on what others sign only to other members.
+// Out implements [Adversary]. A member passes on what others sign only to other members, and shows its vector to two thirds
+// only, so that honest proposers propose different things.
 func (c *colluder) Out(n *Node, to int, m consensus.Message) []Post {
 	c.join(n)
+	_, scores := own[protocol.ScoreVector](n, m)
+	_, merge := own[protocol.MergeVector](n, m)
+	if (scores || merge) && to%3 == 0 {
+		return nil
+	}
 	if m.Kind == consensus.KindVote || m.Kind == consensus.KindStatus || m.Kind == consensus.KindProof {
 		if _, member := n.net.nodes[to].bad.(*colluder); !member {
 			return nil // what it votes for it tells by Hear
