@@ -13,9 +13,10 @@ import (
 type Adversary interface {
 	// Scores may change the validator's vector before it is committed to.
 	Scores(v *protocol.ScoreVector)
-	// Out returns what one recipient gets in place of m, which may be another's that is passed on or fetched.
-	Out(n *Node, to int, m consensus.Message) []Post
-	// Hear returns what the validator sends because of m, whose record is r, nil if it does not decode.
+	// Out returns what one recipient gets in place of m, which may be another's that is passed on or fetched. r is its
+	// record, nil if it does not decode.
+	Out(n *Node, to int, m consensus.Message, r protocol.Record) []Post
+	// Hear returns what the validator sends because of m.
 	Hear(n *Node, m consensus.Message, r protocol.Record) []Post
 }
 
@@ -37,7 +38,7 @@ type Honest struct{}
 func (Honest) Scores(*protocol.ScoreVector) {}
 
 // Out implements [Adversary].
-func (Honest) Out(_ *Node, _ int, m consensus.Message) []Post { return unchanged(m) }
+func (Honest) Out(_ *Node, _ int, m consensus.Message, _ protocol.Record) []Post { return unchanged(m) }
 
 // Hear implements [Adversary].
 func (Honest) Hear(*Node, consensus.Message, protocol.Record) []Post { return nil }
@@ -60,7 +61,7 @@ func (a *memory) first(m consensus.Message) bool {
 type Silent struct{ Honest }
 
 // Out implements [Adversary].
-func (Silent) Out(*Node, int, consensus.Message) []Post { return nil }
+func (Silent) Out(*Node, int, consensus.Message, protocol.Record) []Post { return nil }
 
 // Late says everything By milliseconds late.
 type Late struct {
@@ -69,7 +70,7 @@ type Late struct {
 }
 
 // Out implements [Adversary].
-func (l Late) Out(_ *Node, _ int, m consensus.Message) []Post {
+func (l Late) Out(_ *Node, _ int, m consensus.Message, _ protocol.Record) []Post {
 	return []Post{{After: l.By, Message: m}}
 }
 
@@ -88,8 +89,8 @@ func (Liar) Scores(v *protocol.ScoreVector) {
 type LateScorer struct{ Honest }
 
 // Out implements [Adversary].
-func (LateScorer) Out(n *Node, _ int, m consensus.Message) []Post {
-	v, ok := own[protocol.ScoreVector](n, m)
+func (LateScorer) Out(n *Node, _ int, m consensus.Message, r protocol.Record) []Post {
+	v, ok := own[protocol.ScoreVector](n, r)
 	if !ok {
 		return unchanged(m)
 	}
@@ -109,7 +110,7 @@ func without(m consensus.Message, drop bool) []Post {
 type SilentLeader struct{ Honest }
 
 // Out implements [Adversary].
-func (SilentLeader) Out(_ *Node, _ int, m consensus.Message) []Post {
+func (SilentLeader) Out(_ *Node, _ int, m consensus.Message, _ protocol.Record) []Post {
 	return without(m, m.Kind == consensus.KindProposal)
 }
 
@@ -117,7 +118,7 @@ func (SilentLeader) Out(_ *Node, _ int, m consensus.Message) []Post {
 type HalfLeader struct{ Honest }
 
 // Out implements [Adversary].
-func (HalfLeader) Out(_ *Node, to int, m consensus.Message) []Post {
+func (HalfLeader) Out(_ *Node, to int, m consensus.Message, _ protocol.Record) []Post {
 	return without(m, m.Kind == consensus.KindProposal && to%2 == 1)
 }
 
@@ -125,7 +126,7 @@ func (HalfLeader) Out(_ *Node, to int, m consensus.Message) []Post {
 type LastMinuteLeader struct{ Honest }
 
 // Out implements [Adversary].
-func (LastMinuteLeader) Out(n *Node, _ int, m consensus.Message) []Post {
+func (LastMinuteLeader) Out(n *Node, _ int, m consensus.Message, _ protocol.Record) []Post {
 	if m.Kind != consensus.KindProposal {
 		return unchanged(m)
 	}
@@ -136,15 +137,17 @@ func (LastMinuteLeader) Out(n *Node, _ int, m consensus.Message) []Post {
 type Selective struct{ Honest }
 
 // Out implements [Adversary].
-func (Selective) Out(_ *Node, to int, m consensus.Message) []Post { return without(m, to%3 != 0) }
+func (Selective) Out(_ *Node, to int, m consensus.Message, _ protocol.Record) []Post {
+	return without(m, to%3 != 0)
+}
 
 // VectorWithholder commits to scores and shows them to no more than one other.
 type VectorWithholder struct{ Honest }
 
 // Out implements [Adversary].
-func (VectorWithholder) Out(n *Node, to int, m consensus.Message) []Post {
-	_, scores := own[protocol.ScoreVector](n, m)
-	_, merge := own[protocol.MergeVector](n, m)
+func (VectorWithholder) Out(n *Node, to int, m consensus.Message, r protocol.Record) []Post {
+	_, scores := own[protocol.ScoreVector](n, r)
+	_, merge := own[protocol.MergeVector](n, r)
 	return without(m, (scores || merge) && to != (n.Index+1)%len(n.net.nodes))
 }
 
@@ -152,8 +155,7 @@ func (VectorWithholder) Out(n *Node, to int, m consensus.Message) []Post {
 type VoteWithholder struct{ Honest }
 
 // Out implements [Adversary].
-func (VoteWithholder) Out(_ *Node, _ int, m consensus.Message) []Post {
-	r, _ := m.Record()
+func (VoteWithholder) Out(_ *Node, _ int, m consensus.Message, r protocol.Record) []Post {
 	v, ok := r.(protocol.Vote)
 	return without(m, ok && v.Type == protocol.VoteCommit || m.Kind == consensus.KindCertificate)
 }
@@ -162,8 +164,8 @@ func (VoteWithholder) Out(_ *Node, _ int, m consensus.Message) []Post {
 type PhantomLeader struct{ Honest }
 
 // Out implements [Adversary].
-func (PhantomLeader) Out(n *Node, _ int, m consensus.Message) []Post {
-	p, ok := own[protocol.Proposal](n, m)
+func (PhantomLeader) Out(n *Node, _ int, m consensus.Message, r protocol.Record) []Post {
+	p, ok := own[protocol.Proposal](n, r)
 	if !ok {
 		return unchanged(m)
 	}
@@ -177,8 +179,8 @@ func (PhantomLeader) Out(n *Node, _ int, m consensus.Message) []Post {
 type WrongLeader struct{ Honest }
 
 // Out implements [Adversary].
-func (WrongLeader) Out(n *Node, _ int, m consensus.Message) []Post {
-	p, ok := own[protocol.Proposal](n, m)
+func (WrongLeader) Out(n *Node, _ int, m consensus.Message, r protocol.Record) []Post {
+	p, ok := own[protocol.Proposal](n, r)
 	if !ok || p.Value.Weights == nil {
 		return unchanged(m)
 	}
@@ -197,11 +199,11 @@ type Equivocator struct {
 }
 
 // Out implements [Adversary].
-func (e *Equivocator) Out(n *Node, to int, m consensus.Message) []Post {
+func (e *Equivocator) Out(n *Node, to int, m consensus.Message, r protocol.Record) []Post {
 	if to%2 == 0 {
 		return unchanged(m)
 	}
-	if p, ok := own[protocol.Proposal](n, m); ok {
+	if p, ok := own[protocol.Proposal](n, r); ok {
 		second := other(n, p)
 		if e.second == nil {
 			e.second = make(map[protocol.Hash]protocol.Hash)
@@ -209,7 +211,7 @@ func (e *Equivocator) Out(n *Node, to int, m consensus.Message) []Post {
 		e.second[p.Decision()] = second.Decision()
 		return sign(n, second)
 	}
-	v, ok := own[protocol.Vote](n, m)
+	v, ok := own[protocol.Vote](n, r)
 	if !ok {
 		return unchanged(m)
 	}
@@ -242,8 +244,8 @@ func other(n *Node, p protocol.Proposal) *protocol.Proposal {
 type TwoFaced struct{ Honest }
 
 // Out implements [Adversary].
-func (TwoFaced) Out(n *Node, to int, m consensus.Message) []Post {
-	if _, vote := own[protocol.Vote](n, m); !vote || to%2 == 0 {
+func (TwoFaced) Out(n *Node, to int, m consensus.Message, r protocol.Record) []Post {
+	if _, vote := own[protocol.Vote](n, r); !vote || to%2 == 0 {
 		return unchanged(m)
 	}
 	return sign(n, null(n))
@@ -284,7 +286,7 @@ type Spammer struct {
 }
 
 // Out implements [Adversary].
-func (s *Spammer) Out(n *Node, to int, m consensus.Message) []Post {
+func (s *Spammer) Out(n *Node, to int, m consensus.Message, _ protocol.Record) []Post {
 	flipped := slices.Clone(m.Bytes)
 	flipped[(to*31)%len(flipped)] ^= 1 << (to % 8)
 	posts := []Post{
@@ -321,8 +323,8 @@ type Copier struct {
 }
 
 // Out implements [Adversary].
-func (*Copier) Out(n *Node, _ int, m consensus.Message) []Post {
-	_, ok := own[protocol.ScoreVector](n, m)
+func (*Copier) Out(n *Node, _ int, m consensus.Message, r protocol.Record) []Post {
+	_, ok := own[protocol.ScoreVector](n, r)
 	return without(m, ok)
 }
 
@@ -352,8 +354,8 @@ func everybody(n *Node, said []Post) (posts []Post) {
 type Orphan struct{ Honest }
 
 // Out implements [Adversary].
-func (Orphan) Out(n *Node, _ int, m consensus.Message) []Post {
-	v, ok := own[protocol.MergeVector](n, m)
+func (Orphan) Out(n *Node, _ int, m consensus.Message, r protocol.Record) []Post {
+	v, ok := own[protocol.MergeVector](n, r)
 	if !ok {
 		return unchanged(m)
 	}
@@ -410,10 +412,10 @@ func (c *colluder) join(n *Node) {
 
 // Out implements [Adversary]. A member passes on what others sign only to other members, and shows its vector to two thirds
 // only, so that honest proposers propose different things.
-func (c *colluder) Out(n *Node, to int, m consensus.Message) []Post {
+func (c *colluder) Out(n *Node, to int, m consensus.Message, r protocol.Record) []Post {
 	c.join(n)
-	_, scores := own[protocol.ScoreVector](n, m)
-	_, merge := own[protocol.MergeVector](n, m)
+	_, scores := own[protocol.ScoreVector](n, r)
+	_, merge := own[protocol.MergeVector](n, r)
 	if (scores || merge) && to%3 == 0 {
 		return nil
 	}
@@ -422,7 +424,7 @@ func (c *colluder) Out(n *Node, to int, m consensus.Message) []Post {
 			return nil // what it votes for it tells by Hear
 		}
 	}
-	return c.Equivocator.Out(n, to, m)
+	return c.Equivocator.Out(n, to, m, r)
 }
 
 // Hear implements [Adversary].
@@ -458,11 +460,10 @@ func (c *colluder) Hear(n *Node, m consensus.Message, r protocol.Record) (posts 
 	return posts
 }
 
-// own decodes a message of one type that the node itself signed.
-func own[T protocol.Signed](n *Node, m consensus.Message) (T, bool) {
-	r, err := m.Record()
+// own is a record of one type that the node itself signed.
+func own[T protocol.Signed](n *Node, r protocol.Record) (T, bool) {
 	v, ok := r.(T)
-	return v, err == nil && ok && v.Signer() == n.Setup.Self
+	return v, ok && v.Signer() == n.Setup.Self
 }
 
 // signer is a pointer to a record that can be signed.

@@ -166,7 +166,7 @@ func (n *network) send(from *Node, m consensus.Message) {
 			n.transmit(from, to, e, 0, again)
 			continue
 		}
-		for _, p := range from.bad.Out(from, to.Index, m) {
+		for _, p := range from.bad.Out(from, to.Index, m, e.record) {
 			n.transmit(from, to, n.envelope(p.Message), p.After, again)
 		}
 	}
@@ -341,7 +341,7 @@ func (n *network) forward(from, to *Node, e *envelope) {
 		n.transmit(from, to, e, 0, false)
 		return
 	}
-	for _, p := range from.bad.Out(from, to.Index, e.message) {
+	for _, p := range from.bad.Out(from, to.Index, e.message, e.record) {
 		n.transmit(from, to, n.envelope(p.Message), p.After, false)
 	}
 }
@@ -428,11 +428,12 @@ func (n *network) fetch(node *Node, name consensus.Name) {
 
 // answer sends what was asked for.
 func (n *network) answer(from, to *Node, m consensus.Message) {
+	e := n.envelope(m)
 	if from.bad == nil {
-		n.transmit(from, to, n.envelope(m), 0, true)
+		n.transmit(from, to, e, 0, true)
 		return
 	}
-	for _, p := range from.bad.Out(from, to.Index, m) {
+	for _, p := range from.bad.Out(from, to.Index, m, e.record) {
 		n.transmit(from, to, n.envelope(p.Message), p.After, true)
 	}
 }
