@@ -297,16 +297,13 @@ func (m *Machine) certify() {
 			continue // its parts were valid; without an encoding nobody could use it
 		}
 		m.keep(c, message)
-		if m.key != nil && m.mine(c.Round, 0) {
-			m.pending.Send = append(m.pending.Send, message)
-		}
 		return
 	}
 }
 
 // keep makes a certificate this machine's own, for good.
 func (m *Machine) keep(c protocol.Certificate, message Message) {
-	m.certificate, m.sealed = &c, m.beat
+	m.certificate = &c
 	m.pending.Persist = append(m.pending.Persist, message.Encode())
 }
 

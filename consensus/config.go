@@ -109,19 +109,26 @@ type Name struct {
 	Hash protocol.Hash
 }
 
+// Reply is a message for one validator that lacks it.
+type Reply struct {
+	To      protocol.ID
+	Message Message
+}
+
 // Ready is what the caller must do, in this order: make Persist durable, send, and only then believe the output; fetch
 // at leisure and Step what was found. Then Advance. Nothing in it may be changed.
 type Ready struct {
 	Persist [][]byte  // records for the log, in order, as one batch
 	Send    []Message // to every validator
-	Need    []Name    // records that a proposal names and that are not held; named again until they are
+	Reply   []Reply
+	Need    []Name // records that a proposal names and that are not held; named again until they are
 	Proofs  []protocol.EquivocationProof
 	Output  *Output
 }
 
 // Empty reports whether there is nothing to do.
 func (r Ready) Empty() bool {
-	return len(r.Persist) == 0 && len(r.Send) == 0 && len(r.Need) == 0 && len(r.Proofs) == 0 && r.Output == nil
+	return len(r.Persist) == 0 && len(r.Send) == 0 && len(r.Reply) == 0 && len(r.Need) == 0 && len(r.Proofs) == 0 && r.Output == nil
 }
 
 // maxMillis bounds the times of a configuration, so that no sum of them overflows: 35 years.

@@ -32,9 +32,8 @@ type Machine struct {
 	candidates map[protocol.Hash]*candidate // by decision
 	tried      int                          // records held at the last attempt to propose, -1 to try again
 
-	top      *protocol.Lock // of the highest round known
-	topBeat  int64          // when it came
-	topHeard bool           // somebody else sends it
+	top   *protocol.Lock        // of the highest round known
+	heard map[protocol.ID]int64 // the beat of the last vote or STATUS of a validator that has no certificate
 
 	commits map[protocol.ID]protocol.Vote       // of each validator the COMMIT-V of the lowest round
 	nulls   map[protocol.ID]protocol.StatusVote // of each validator the null of the highest round
@@ -52,10 +51,8 @@ type Machine struct {
 	lockedTo protocol.Hash // what that is on
 
 	certificate *protocol.Certificate
-	sealed      int64 // the beat of the certificate
-	asked       bool  // somebody seems not to have the certificate
-	ended       bool  // a Fallback was output
-	final       bool  // the certificate was output
+	ended       bool // a Fallback was output
+	final       bool // the certificate was output
 
 	pending  Ready
 	signed   []Message // of pending.Persist: counted on Advance
@@ -91,6 +88,7 @@ func New(cfg Config) (*Machine, error) {
 		candidates: make(map[protocol.Hash]*candidate),
 		commits:    make(map[protocol.ID]protocol.Vote),
 		nulls:      make(map[protocol.ID]protocol.StatusVote),
+		heard:      make(map[protocol.ID]int64),
 		tried:      -1, prepared: -1, voted: -1, said: -1, locked: -1,
 	}
 	if cfg.rules.weakQuorum {
@@ -278,8 +276,9 @@ func (m *Machine) emit(r protocol.Record, send bool) error {
 }
 
 // again repeats what may have been lost, once every δ, after the deadline ever more rarely: own records until there is a
-// certificate, then the certificate if somebody still asks, and the names of what is missing.
+// certificate, and the names of what is missing.
 func (m *Machine) again() {
+	m.answer()
 	if m.now >= m.cfg.Deadline() {
 		_, begin := m.recovery()
 		if past := (m.now - begin) / m.cfg.Delta; past > 2 && past&(past-1) != 0 {
@@ -287,12 +286,6 @@ func (m *Machine) again() {
 		}
 	}
 	if m.certificate != nil {
-		if m.asked && m.key != nil && m.mine(m.certificate.Round, m.beat-m.sealed) {
-			if message, err := NewMessage(*m.certificate); err == nil {
-				m.pending.Send = append(m.pending.Send, message)
-			}
-		}
-		m.asked = false
 		return
 	}
 	for slot, message := range m.own {
@@ -312,12 +305,6 @@ func (m *Machine) again() {
 		}
 		m.send(message)
 	}
-	if m.top != nil && m.key != nil && !m.topHeard && m.mine(m.top.Round, m.beat-m.topBeat) {
-		if message, err := NewMessage(*m.top); err == nil {
-			m.send(message)
-		}
-	}
-	m.topHeard = false
 	m.pending.Need = nil
 	for r := range m.rounds {
 		for _, list := range m.rounds[r].proposals {
@@ -333,17 +320,57 @@ func (m *Machine) again() {
 	}
 }
 
-// mine reports whether it is this validator that spreads a large message which all have: first one does, starting with
-// another in each round, then every δ twice as many.
-func (m *Machine) mine(round uint32, beats int64) bool {
-	n := len(m.validators)
-	self := slices.IndexFunc(m.validators, func(v protocol.Participant) bool { return v.ID == m.cfg.Self })
-	first := int(round)
-	if p, ok := m.cfg.Proposer(round, 0); ok {
-		first = slices.IndexFunc(m.validators, func(v protocol.Participant) bool { return v.ID == p })
+// answerers is how many validators answer one that lacks something, in each δ. Who they are changes with it.
+const answerers = 4
+
+// answer sends the certificate, or the highest lock, to validators that were heard of lately and seem to lack it. Both are
+// large and everybody makes its own, so few answer.
+func (m *Machine) answer() {
+	if m.key == nil || m.certificate == nil && m.top == nil {
+		return
 	}
-	place := ((self-first)%n + n) % n
-	return beats >= 0 && (beats > 16 || place < 1<<beats)
+	var what protocol.Record
+	if m.certificate != nil {
+		what = *m.certificate
+	} else {
+		what = *m.top
+	}
+	n := int64(len(m.validators))
+	self := slices.IndexFunc(m.validators, func(v protocol.Participant) bool { return v.ID == m.cfg.Self })
+	var message Message
+	for j, v := range m.validators {
+		place := ((int64(self-j)-answerers*m.beat)%n + n) % n
+		if heard, ok := m.heard[v.ID]; !ok || m.beat-heard > 2 || j == self || place >= answerers || m.certificate == nil && m.knows(v.ID) {
+			continue
+		}
+		if message.Kind == 0 {
+			var err error
+			if message, err = NewMessage(what); err != nil {
+				return
+			}
+		}
+		m.pending.Reply = append(m.pending.Reply, Reply{v.ID, message})
+	}
+}
+
+// hears notes that a validator has no certificate yet.
+func (m *Machine) hears(id protocol.ID) {
+	if _, ok := m.stake[id]; ok {
+		m.heard[id] = m.beat
+	}
+}
+
+// knows reports whether a validator has shown that it knows of the highest lock.
+func (m *Machine) knows(id protocol.ID) bool {
+	for k := int(m.top.Round); k < len(m.rounds); k++ {
+		if _, ok := m.rounds[k].vote(protocol.VoteCommit, id); ok {
+			return true
+		}
+		if s, ok := m.rounds[k].statuses[id]; ok && s.Type == protocol.StatusLock && s.LockRound >= m.top.Round {
+			return true
+		}
+	}
+	return false
 }
 
 // want asks for what a proposal names and this node does not hold.

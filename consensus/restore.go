@@ -112,7 +112,7 @@ func (m *Machine) restore(b []byte) error {
 		return nil
 	case protocol.Certificate:
 		if under {
-			m.certificate, m.sealed = &r, -maxMillis
+			m.certificate = &r
 		}
 		return nil
 	}

@@ -122,7 +122,7 @@ func (m *Machine) learn(l protocol.Lock) {
 	}
 	r.lock = &l
 	if m.top == nil || l.Round > m.top.Round {
-		m.top, m.topBeat, m.topHeard = &l, max(m.beat, -maxMillis), false
+		m.top = &l
 	}
 }
 

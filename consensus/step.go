@@ -232,7 +232,7 @@ func (m *Machine) stepVote(v Valid, vote protocol.Vote) error {
 	if err := m.under(vote.Parent); err != nil {
 		return err
 	}
-	m.asked = m.certificate != nil
+	m.hears(vote.Validator)
 	known, ok := m.rounds[vote.Round].vote(vote.Type, vote.Validator)
 	if ok && known.Digest == vote.Digest {
 		return ignore("vote known already")
@@ -261,7 +261,7 @@ func (m *Machine) stepStatus(v Valid, s protocol.StatusVote) error {
 	if err := m.under(s.Parent); err != nil {
 		return err
 	}
-	m.asked = m.certificate != nil
+	m.hears(s.Validator)
 	if int64(s.Round) < m.cfg.Rounds {
 		return peer("status of round %d; they begin with %d", s.Round, m.cfg.Rounds)
 	}
@@ -293,8 +293,7 @@ func (m *Machine) stepLock(v Valid, l protocol.Lock) error {
 	if err := m.under(l.Parent); err != nil {
 		return err
 	}
-	if known := m.rounds[l.Round].lock; known != nil {
-		m.topHeard = m.topHeard || m.top.Round == l.Round
+	if m.rounds[l.Round].lock != nil {
 		return ignore("lock of round %d known already", l.Round)
 	}
 	if err := m.check(&v); err != nil {

@@ -16,6 +16,8 @@ type Network interface {
 	// may be sent repeatedly, and a layer that drops what it has seen before must let them through to peers that missed
 	// them. The message is not changed or kept.
 	Send(ctx context.Context, message []byte) error
+	// Tell gives an encoded message to one validator, as well as it can, and does not wait for it.
+	Tell(to protocol.ID, message []byte)
 	// Fetch returns the encoded record of that name from whoever has it.
 	Fetch(ctx context.Context, name consensus.Name) ([]byte, error)
 }
@@ -195,8 +197,8 @@ func (r *Runner) turn() (next int64) {
 		switch {
 		case r.began < deadline:
 			r.mute(fmt.Errorf("%w: it did not answer by the deadline", ErrLog))
-		case now >= deadline+r.patience():
-			r.mute(fmt.Errorf("%w: it did not answer for %d ms after the deadline", ErrLog, now-deadline))
+		case now >= r.began+r.patience():
+			r.mute(fmt.Errorf("%w: it did not answer for %d ms", ErrLog, now-r.began))
 		}
 	}
 	for !r.writing || r.muted {
@@ -215,7 +217,7 @@ func (r *Runner) turn() (next int64) {
 	return r.machine.Next()
 }
 
-// patience is how long a write that began at the deadline may take, in milliseconds: as long as the agreement.
+// patience is how long a write that began at the deadline or later may take, in milliseconds: as long as the agreement.
 func (r *Runner) patience() int64 { return r.machine.Deadline() - r.cfg.Machine.Start }
 
 // write makes a batch durable, beside the loop: a disk that hangs must not hold up the output.
@@ -256,6 +258,9 @@ func (r *Runner) finish(ready consensus.Ready) {
 		case r.sends <- m.Encode():
 		default: // the machine repeats it
 		}
+	}
+	for _, reply := range ready.Reply {
+		r.cfg.Network.Tell(reply.To, reply.Message.Encode())
 	}
 	if out := ready.Output; out != nil && !(r.fell && out.Outcome == consensus.Fallback) {
 		r.outputs = append(r.outputs, *out)

@@ -72,6 +72,22 @@ func (p port) Send(_ context.Context, b []byte) error {
 	return nil
 }
 
+func (p port) Tell(to protocol.ID, b []byte) {
+	b = bytes.Clone(b)
+	p.wg.Go(func() {
+		<-time.After(10 * time.Millisecond)
+		p.mu.Lock()
+		r, lost := p.runners[to[0]], p.lose != nil && p.lose(int(to[0]), b)
+		p.mu.Unlock()
+		if r == nil || lost {
+			return
+		}
+		if err := r.Receive(b); err != nil && !errors.Is(err, consensus.ErrIgnore) {
+			p.t.Errorf("runner %d told %d: %v", p.self, to[0], err)
+		}
+	})
+}
+
 func (p port) Fetch(_ context.Context, n consensus.Name) ([]byte, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
