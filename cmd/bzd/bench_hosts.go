@@ -55,6 +55,7 @@ var hostsTell = p2p.Protocol{Name: "tell", MaxRequest: consensus.MaxMessage + 1,
 
 // benchHost is one validator.
 type benchHost struct {
+	ctx    context.Context // of the whole bench
 	part   *sim.Node
 	host   *p2p.Host
 	gossip *gossip.Gossip
@@ -115,7 +116,7 @@ func (h *hostsBench) start(ctx context.Context) ([]*benchHost, error) {
 	codec := wire.New(setup.Network, setup.Snapshot)
 	var hosts []*benchHost
 	for _, part := range parts {
-		b := &benchHost{part: part, codec: codec, sent: make(map[protocol.Hash]bool)}
+		b := &benchHost{ctx: ctx, part: part, codec: codec, sent: make(map[protocol.Hash]bool)}
 		if err := b.start(ctx, h); err != nil {
 			return hosts, errors.Join(err, b.close())
 		}
@@ -266,6 +267,13 @@ func (b *benchHost) Send(ctx context.Context, message []byte) error {
 		go b.host.Request(ctx, p, hostsTell, packed)
 	}
 	return nil
+}
+
+// Tell implements runner.Network.
+func (b *benchHost) Tell(to protocol.ID, message []byte) {
+	if p, ok := b.host.PeerOf(to); ok {
+		go b.host.Request(b.ctx, p, hostsTell, b.codec.Pack(message))
+	}
 }
 
 // Fetch implements runner.Network; here nothing is ever missing for long.

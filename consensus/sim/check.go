@@ -136,7 +136,7 @@ func (r *Result) follows(p protocol.Proposal, add report) {
 			add(Derivation, "nobody holds the certified vector %s", h)
 		}
 	}
-	value, err := r.Nodes[0].Setup.Derive(set)
+	value, err := derive(r.Nodes[0].Setup.Snapshot, r.cfg.Miners)(set)
 	if err != nil || value.Digest() != p.Value.Digest() {
 		add(Derivation, "the certified value does not follow from its vectors (%v)", err)
 	}

@@ -64,6 +64,33 @@ func search(n *Node) protocol.MergeVector {
 	}
 }
 
+// derived is what Derive returned.
+type derived struct {
+	value protocol.Value
+	err   error
+}
+
+// derive computes everything once for all validators: it is a function of the set.
+func (n *network) derive(snapshot protocol.Snapshot) func(consensus.Set) (protocol.Value, error) {
+	compute := derive(snapshot, n.cfg.Miners)
+	return func(s consensus.Set) (protocol.Value, error) {
+		h := sha256.New()
+		for _, v := range s.Scores {
+			h.Write(v.Sig[:])
+		}
+		for _, v := range s.Merges {
+			h.Write(v.Sig[:])
+		}
+		key := protocol.Hash(h.Sum(nil))
+		d, ok := n.derived[key]
+		if !ok {
+			d.value, d.err = compute(s)
+			n.derived[key] = d
+		}
+		return d.value, d.err
+	}
+}
+
 // derive is the stand-in for the real functions: weights are proportional to the median gains, α is the median one.
 func derive(snapshot protocol.Snapshot, miners int) func(consensus.Set) (protocol.Value, error) {
 	return func(s consensus.Set) (protocol.Value, error) {

@@ -114,6 +114,7 @@ type network struct {
 	nodes     []*Node
 	envelopes map[string]*envelope
 	checker   consensus.Checker
+	derived   map[protocol.Hash]derived
 	codec     *wire.Codec // nil: nothing is packed
 	text      strings.Builder
 	result    Result
@@ -207,7 +208,7 @@ func newNetwork(cfg Config) (*network, error) {
 	if cfg.Miners == 0 {
 		cfg.Miners = 3
 	}
-	n := &network{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0)), envelopes: make(map[string]*envelope)}
+	n := &network{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0)), envelopes: make(map[string]*envelope), derived: make(map[protocol.Hash]derived)}
 	n.result.commits, n.latest = make(map[protocol.Hash]bool), cfg.Start
 	for _, skew := range cfg.Skew {
 		n.latest = max(n.latest, cfg.Start-skew)
@@ -239,7 +240,7 @@ func newNetwork(cfg Config) (*network, error) {
 		s.Network = protocol.LinkTo(protocol.DagCBOR, []byte("sim"))
 		s.Cycle, s.Instance, s.Parent = 7, n.cfg.Instance, sha256.Sum256([]byte("parent"))
 		s.Snapshot, s.Start, s.Delta, s.Rounds = snapshot, n.cfg.Start, n.cfg.Delta, n.cfg.Rounds
-		s.Derive = derive(snapshot, n.cfg.Miners)
+		s.Derive = n.derive(snapshot)
 		for _, r := range ranks {
 			s.Proposers = append(s.Proposers, n.nodes[r].Setup.Self)
 		}
@@ -366,6 +367,9 @@ func (n *network) work(node *Node, ready consensus.Ready) (crashed bool) {
 	}
 	for _, m := range ready.Send {
 		n.send(node, m)
+	}
+	for _, r := range ready.Reply {
+		n.answer(node, n.nodes[n.index(r.To)], r.Message)
 	}
 	for _, p := range ready.Proofs {
 		offence, err := p.Verify(node.Setup.Snapshot)

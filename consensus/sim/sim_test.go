@@ -20,6 +20,7 @@ import (
 var (
 	update = flag.Bool("update", false, "write the transcripts of testdata anew")
 	runs   = flag.Int("runs", 500, "random networks to sweep")
+	long   = flag.Bool("long", false, "take the time for the larger forms")
 	from   = flag.Uint64("from", 0, "seed of the first")
 )
 
@@ -202,7 +203,11 @@ func TestSweep(t *testing.T) {
 // TestLiveness says what the agreement gives where it must: with messages well below δ, everybody certifies in the round of
 // the first honest turn or the one after, whoever else is silent, lies, babbles or splits the votes.
 func TestLiveness(t *testing.T) {
-	for _, n := range []int{4, 7, 16} {
+	sizes := []int{4, 7}
+	if *long {
+		sizes = append(sizes, 16, 31)
+	}
+	for _, n := range sizes {
 		for name, byzantine := range adversaries {
 			cfg := base(n)
 			cfg.Seed, cfg.Rounds = uint64(n), 4
