@@ -120,6 +120,7 @@ interop: build
 
 nightly: test lint genesis-verify interop
 	$(MAKE) race RACE=./...
+	$(GO) test -count=1 -timeout 30m -run TestExplore ./consensus -explore-more 1
 	$(MAKE) fuzz FUZZTIME=2m
 	$(MAKE) bench-learning
 

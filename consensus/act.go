@@ -62,7 +62,7 @@ func (m *Machine) leave() {
 		Type: protocol.StatusNull, Parent: m.cfg.Parent, Validator: m.cfg.Self,
 	}
 	switch {
-	case m.cfg.rules.nullAfterCommit:
+	case m.cfg.rules.NullAfterCommit:
 	case m.top != nil && int(m.top.Round) < k:
 		s.Type, s.LockRound, s.LockDigest = protocol.StatusLock, m.top.Round, m.top.Digest
 	case m.locked >= 0: // in a life of which the log has the vote only
@@ -99,7 +99,7 @@ func (m *Machine) propose() {
 
 // proposal is what this validator would have decided in a round.
 func (m *Machine) proposal(k uint32) (p protocol.Proposal, ok bool) {
-	if l := m.top; l != nil && !m.cfg.rules.noLockProposal {
+	if l := m.top; l != nil && !m.cfg.rules.NoLockProposal {
 		c := m.candidates[l.Digest]
 		if c == nil {
 			m.need(Name{KindProposal, l.Digest})
@@ -235,7 +235,7 @@ func (m *Machine) commit() {
 			})
 		}
 	}
-	if m.cfg.rules.commitBehind {
+	if m.cfg.rules.CommitBehind {
 		for k := range m.rounds {
 			if l := m.rounds[k].lock; l != nil && m.signs() && k > m.voted {
 				m.sign(protocol.VoteCommit, l.Round, l.Digest)

@@ -40,16 +40,16 @@ type Config struct {
 
 // rules leaves rules out: tests show with it that they would notice.
 type rules struct {
-	noLock          bool // prepares whatever is valid, locked or not
-	noLockProposal  bool // proposes its own in spite of the lock it knows
-	weakQuorum      bool // one unit of stake less is a quorum
-	nullAfterCommit bool // says null although it signed a COMMIT-V
-	commitBehind    bool // signs a COMMIT-V of a round that it has left
-	typeUnsigned    bool // a vote counts as a PREPARE and as a COMMIT-V
-	roundUnsigned   bool // a vote counts in every round
-	timing          bool // a proposal that comes a δ after its turn is its proposer's fault
-	noCommit        bool // scores count without a commit
-	noParent        bool // records under another parent count
+	NoLock          bool // prepares whatever is valid, locked or not
+	NoLockProposal  bool // proposes its own in spite of the lock it knows
+	WeakQuorum      bool // one unit of stake less is a quorum
+	NullAfterCommit bool // says null although it signed a COMMIT-V
+	CommitBehind    bool // signs a COMMIT-V of a round that it has left
+	TypeUnsigned    bool // a vote counts as a PREPARE and as a COMMIT-V
+	RoundUnsigned   bool // a vote counts in every round
+	Timing          bool // a proposal that comes a δ after its turn is its proposer's fault
+	NoCommit        bool // scores count without a commit
+	NoParent        bool // records under another parent count
 }
 
 // Set is the evidence a value is derived from: the records that a proposal names, in the order of their digests.

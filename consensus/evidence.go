@@ -109,7 +109,7 @@ func (m *Machine) collect() (n names, stake uint64) {
 			}
 			list = scores.List
 			l, held := e.held[list]
-			return (e.committed(scores) || m.cfg.rules.noCommit) && (list.IsZero() || held && l.message.Kind == KindList && l.signer == v.ID)
+			return (e.committed(scores) || m.cfg.rules.NoCommit) && (list.IsZero() || held && l.message.Kind == KindList && l.signer == v.ID)
 		})
 		if ok {
 			n.vectors = append(n.vectors, h)
@@ -205,7 +205,7 @@ func (m *Machine) gather(n names) (Set, error) {
 // most commits cannot tell, and asks nothing. Less than a third is let pass, or one validator that sends its commit to
 // half of the others could split the vote.
 func (m *Machine) surprising(p protocol.Proposal) bool {
-	if m.cfg.Instance != protocol.InstanceW || m.cfg.rules.noCommit {
+	if m.cfg.Instance != protocol.InstanceW || m.cfg.rules.NoCommit {
 		return false
 	}
 	var known, unseen uint64

@@ -91,7 +91,7 @@ func New(cfg Config) (*Machine, error) {
 		heard:      make(map[protocol.ID]int64),
 		tried:      -1, prepared: -1, voted: -1, said: -1, locked: -1,
 	}
-	if cfg.rules.weakQuorum {
+	if cfg.rules.WeakQuorum {
 		m.quorum--
 	}
 	for _, v := range m.validators {

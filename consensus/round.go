@@ -91,10 +91,10 @@ func (m *Machine) signatures(b *ballot, digest protocol.Hash) (sigs []protocol.V
 func (m *Machine) cast(v protocol.Vote) {
 	stake := m.stake[v.Validator]
 	m.rounds[v.Round].ballots[v.Type].cast(v, stake)
-	if m.cfg.rules.typeUnsigned {
+	if m.cfg.rules.TypeUnsigned {
 		m.rounds[v.Round].ballots[protocol.VotePrepare+protocol.VoteCommit-v.Type].cast(v, stake)
 	}
-	if m.cfg.rules.roundUnsigned {
+	if m.cfg.rules.RoundUnsigned {
 		for r := range m.rounds {
 			m.rounds[r].ballots[v.Type].cast(v, stake)
 		}
@@ -139,5 +139,5 @@ func (m *Machine) lockedOn(decision protocol.Hash, after, before int) bool {
 // free reports whether this validator's own lock lets it prepare a decision in a round: it has none, or that very one, or
 // a lock of a round in between is on the decision.
 func (m *Machine) free(decision protocol.Hash, round uint32) bool {
-	return m.locked < 0 || m.lockedTo == decision || m.cfg.rules.noLock || m.lockedOn(decision, m.locked, int(round))
+	return m.locked < 0 || m.lockedTo == decision || m.cfg.rules.NoLock || m.lockedOn(decision, m.locked, int(round))
 }

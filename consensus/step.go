@@ -72,7 +72,7 @@ func (m *Machine) belongs(network protocol.Link, cycle uint64, instance protocol
 
 // under checks the parent, which rests on what this node knows to be decided.
 func (m *Machine) under(parent protocol.Hash) error {
-	if parent != m.cfg.Parent && !m.cfg.rules.noParent {
+	if parent != m.cfg.Parent && !m.cfg.rules.NoParent {
 		return ignore("under the parent %s, not %s", parent, m.cfg.Parent)
 	}
 	return nil
@@ -203,7 +203,7 @@ func (m *Machine) stepProposal(v Valid, p protocol.Proposal) error {
 	if err := m.check(&v); err != nil {
 		return err
 	}
-	if m.cfg.rules.timing && m.now > m.cfg.Turn(Ranks*p.Round+uint32(rank))+m.cfg.Delta {
+	if m.cfg.rules.Timing && m.now > m.cfg.Turn(Ranks*p.Round+uint32(rank))+m.cfg.Delta {
 		return peer("proposal of round %d came late", p.Round)
 	}
 	c := m.candidate(p, v.message, v.name)

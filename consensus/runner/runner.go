@@ -77,6 +77,7 @@ type Runner struct {
 	fell     bool            // the Fallback was output before the batch with it was durable
 	muted    bool
 	outputs  []consensus.Output
+	metrics  Metrics
 	proofs   []protocol.EquivocationProof
 }
 
@@ -105,6 +106,46 @@ func (r *Runner) Close() {
 	r.wg.Wait()
 }
 
+// Metrics is how an instance went so far.
+type Metrics struct {
+	Sent     [consensus.KindLock + 1]uint64 // messages by kind, repetitions included
+	Received [consensus.KindLock + 1]uint64 // that were new
+	Ignored  uint64
+	Refused  uint64 // by their senders' fault
+	// Milliseconds from the instance's Start to this validator's first PREPARE and COMMIT-V and to the certificate; 0: not
+	// yet.
+	Prepared, Committed, Decided int64
+}
+
+// Metrics returns how the instance went so far.
+func (r *Runner) Metrics() Metrics {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.metrics
+}
+
+// note takes the moments from what is sent and output.
+func (r *Runner) note(ready consensus.Ready) {
+	first := func(at *int64) {
+		if *at == 0 {
+			*at = max(1, r.cfg.Clock.Now()-r.cfg.Machine.Start)
+		}
+	}
+	for _, m := range ready.Send {
+		r.metrics.Sent[m.Kind]++
+		if record, err := m.Record(); err == nil {
+			if v, ok := record.(protocol.Vote); ok && v.Type == protocol.VotePrepare {
+				first(&r.metrics.Prepared)
+			} else if ok {
+				first(&r.metrics.Committed)
+			}
+		}
+	}
+	if out := ready.Output; out != nil && out.Certificate != nil {
+		first(&r.metrics.Decided)
+	}
+}
+
 // Receive gives the machine a peer's encoded message and returns its verdict: nil to forward it, or an error of package
 // consensus.
 func (r *Runner) Receive(message []byte) error {
@@ -112,7 +153,26 @@ func (r *Runner) Receive(message []byte) error {
 	if err != nil {
 		return err
 	}
-	return r.do(func() error { return r.machine.Step(m) })
+	return r.do(func() error { return r.judged(m.Kind, r.machine.Step(m)) })
+}
+
+// Prepared returns the highest lock that is known and, if it is held, the proposal that it is on; nil for none.
+func (r *Runner) Prepared() (*protocol.Lock, *protocol.Proposal) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.machine.Prepared()
+}
+
+func (r *Runner) judged(kind consensus.Kind, err error) error {
+	switch {
+	case err == nil:
+		r.metrics.Received[kind]++
+	case errors.Is(err, consensus.ErrPeer):
+		r.metrics.Refused++
+	default:
+		r.metrics.Ignored++
+	}
+	return err
 }
 
 // Input gives the machine what this validator measured.
@@ -259,6 +319,7 @@ func (r *Runner) finish(ready consensus.Ready) {
 		default: // the machine repeats it
 		}
 	}
+	r.note(ready)
 	for _, reply := range ready.Reply {
 		r.cfg.Network.Tell(reply.To, reply.Message.Encode())
 	}

@@ -226,6 +226,10 @@ func TestRun(t *testing.T) {
 			if now := h.clock.Now(); now > start+2*delta {
 				t.Errorf("runner %d took until %d ms", i, now)
 			}
+			m := r.Metrics()
+			if m.Prepared < delta || m.Committed <= m.Prepared || m.Decided <= m.Committed || m.Received[consensus.KindVote] == 0 || m.Refused > 0 {
+				t.Errorf("runner %d: %+v", i, m)
+			}
 		})
 		if lost == 0 {
 			t.Error("nothing had to be fetched")
