@@ -23,9 +23,10 @@ import (
 	"github.com/blockzero-net/bzd/training/optim"
 )
 
-const benchHelp = `Usage: bzd bench step [flags]
+const benchHelp = `Usage: bzd bench step|agreement [flags]
 
-  step     time whole training steps and evaluation of a model with random weights`
+  step       time whole training steps and evaluation of a model with random weights
+  agreement  time the agreement in simulated and real networks`
 
 // shapes are the models that bench knows by name. Layers can be chosen.
 func shapes() map[string]model.Config {

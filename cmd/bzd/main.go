@@ -39,7 +39,7 @@ Models and text:
   data         list the domains on this machine
   params       say whether a network's parameters can work
 
-  bench        how fast this machine trains and evaluates
+  bench        how fast this machine trains and evaluates, and a network agrees
   version      what this binary is and what it computes with
 
 bzd COMMAND --help says more. A network lives in a directory: --dir, $BZD_DIR, or bzd below the user's cache directory;
@@ -67,8 +67,9 @@ var commands = map[string]command{
 	"data":     datasets,
 	"version":  version,
 
-	"bench":      family(benchHelp, "step"),
-	"bench step": benchStep,
+	"bench":           family(benchHelp, "step or agreement"),
+	"bench step":      benchStep,
+	"bench agreement": benchAgreement,
 
 	"genesis":        family(genesisHelp, "train, plan, verify or show"),
 	"genesis train":  genesisTrain,

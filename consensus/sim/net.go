@@ -33,8 +33,10 @@ type Net struct {
 	Bandwidth int64
 	// Packed: messages are packed as package wire does.
 	Packed bool
-	// Verify and Duplicate are microseconds of one processor for a signature and for a message known already.
+	// Verify and Duplicate are microseconds of one processor for a signature and for a message known already. All validators
+	// share so many Processors; 0: each has one.
 	Verify, Duplicate int64
+	Processors        int
 }
 
 // Regions are places, and the milliseconds that a message takes from one to another.
@@ -262,8 +264,12 @@ func (n *network) arrive(from, to *Node, e *envelope, told bool) {
 	if known {
 		cost = n.cfg.Duplicate
 	}
-	done = max(done, to.line.cpu) + cost
-	to.line.cpu = done
+	cpu := &to.line.cpu
+	if n.cfg.Processors > 0 {
+		cpu = n.processor()
+	}
+	*cpu = max(done, *cpu) + cost
+	done = *cpu
 	switch {
 	case known && !told: // gossip drops it
 	case done == n.now:
@@ -271,6 +277,14 @@ func (n *network) arrive(from, to *Node, e *envelope, told bool) {
 	default:
 		n.at(done, func() { n.deliver(from, to, e, told) })
 	}
+}
+
+// processor is the shared one that is free first.
+func (n *network) processor() *int64 {
+	if n.processors == nil {
+		n.processors = make([]int64, n.cfg.Processors)
+	}
+	return &n.processors[slices.Index(n.processors, slices.Min(n.processors))]
 }
 
 // control counts what gossip says about messages.
@@ -290,6 +304,9 @@ func (n *network) deliver(from, to *Node, e *envelope, told bool) {
 	}
 	to.Machine.Tick(n.clock(to))
 	to.Steps++
+	if n.cfg.heard != nil && to.Honest() && e.check(n.checker) == nil {
+		n.cfg.heard(to, n.clock(to), e.token)
+	}
 	err := n.step(to.Machine, e)
 	if errors.Is(err, consensus.ErrPeer) && to.bad == nil && from.bad == nil && e.signer >= 0 && n.nodes[e.signer].bad == nil {
 		n.result.Blamed = append(n.result.Blamed, to.name()+" refused "+n.describe(e)+" of "+n.nodes[e.signer].name()+": "+err.Error())
@@ -312,15 +329,20 @@ func (n *network) deliver(from, to *Node, e *envelope, told bool) {
 	n.pump(to)
 }
 
+// check verifies a message once for all.
+func (e *envelope) check(c consensus.Checker) error {
+	if !e.checked {
+		e.checked = true
+		e.token, e.wrong = c.Check(e.message)
+	}
+	return e.wrong
+}
+
 // step gives a machine a message. It is checked once for all; one that fails goes to some machines as it is, and to the
 // others not at all, as behind a node's gossip.
 func (n *network) step(m *consensus.Machine, e *envelope) error {
-	if !e.checked {
-		e.checked = true
-		e.token, e.wrong = n.checker.Check(e.message)
-	}
 	switch {
-	case e.wrong == nil:
+	case e.check(n.checker) == nil:
 		return m.StepValid(e.token)
 	case e.tried < 2:
 		e.tried++

@@ -40,6 +40,8 @@ type Config struct {
 	Until int64
 	// Brief ends the run 2 δ after every honest validator that is up has its certificate, and keeps no transcript.
 	Brief bool
+
+	heard func(n *Node, at int64, v consensus.Valid)
 }
 
 // Partition separates the validators of Side from the others for a while: what is sent across is lost.
@@ -105,22 +107,23 @@ type Result struct {
 }
 
 type network struct {
-	forgetful bool
-	cfg       Config
-	rng       *rand.Rand
-	now       int64 // microseconds since the anchor
-	seq       int64
-	events    queue
-	nodes     []*Node
-	envelopes map[string]*envelope
-	checker   consensus.Checker
-	derived   map[protocol.Hash]derived
-	codec     *wire.Codec // nil: nothing is packed
-	text      strings.Builder
-	result    Result
-	latest    int64 // when scores may be committed to by the slowest clock
-	news      bool  // somebody had an output
-	err       error
+	forgetful  bool
+	cfg        Config
+	rng        *rand.Rand
+	now        int64 // microseconds since the anchor
+	seq        int64
+	events     queue
+	nodes      []*Node
+	envelopes  map[string]*envelope
+	checker    consensus.Checker
+	derived    map[protocol.Hash]derived
+	codec      *wire.Codec // nil: nothing is packed
+	text       strings.Builder
+	result     Result
+	latest     int64   // when scores may be committed to by the slowest clock
+	news       bool    // somebody had an output
+	processors []int64 // when each of the shared ones is free
+	err        error
 }
 
 // Cast returns the validators of a configuration, not started, for those who run them elsewhere. The error is about the

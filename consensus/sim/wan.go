@@ -54,14 +54,21 @@ type Figures struct {
 	Instances int `json:"instances"`
 	Certified int `json:"certified"`
 	// Bytes that a validator sends and receives in a cycle: the mean of all, and the most of one.
-	Sent, Received         int64
-	MostSent, MostReceived int64
-	ByKind                 map[string]int64 `json:"received_by_kind"` // mean bytes
-	Steps                  int64            `json:"messages"`         // that a validator's machines took in a cycle, on average
+	Sent         int64            `json:"sent_bytes"`
+	Received     int64            `json:"received_bytes"`
+	MostSent     int64            `json:"most_sent_bytes"`
+	MostReceived int64            `json:"most_received_bytes"`
+	ByKind       map[string]int64 `json:"received_bytes_by_kind"` // mean
+	Steps        int64            `json:"messages"`               // that a validator's machines took in a cycle, on average
 }
 
-// Measure plays the runs.
-func (w WAN) Measure(each func(run int)) (Figures, error) {
+// Loopback is the network of processes on one machine of two processors.
+func Loopback() Net {
+	return Net{Direct: true, Mesh: wanMesh, Heartbeat: wanHeartbeat, Packed: true, Verify: wanVerify, Duplicate: wanDuplicate, Processors: 2}
+}
+
+// Measure plays the runs. each hears of every one that is over, and ends them with an error.
+func (w WAN) Measure(each func(run int) error) (Figures, error) {
 	f := Figures{WAN: w, ByKind: make(map[string]int64)}
 	var decision, overall [2][]int64
 	var slowest [2][2][]int64
@@ -115,8 +122,8 @@ func (w WAN) Measure(each func(run int)) (Figures, error) {
 				f.ByKind[kindName(k)] += b
 			}
 		}
-		if each != nil {
-			each(run)
+		if err := each(run); err != nil {
+			return f, err
 		}
 	}
 	f.Sent, f.Received, f.Steps = f.Sent/nodes, f.Received/nodes, f.Steps/nodes
