@@ -33,6 +33,23 @@ type Valid struct {
 // Message returns what was checked.
 func (v Valid) Message() Message { return v.message }
 
+// Signer returns whose statement it is; ok is false for what many signed.
+func (v Valid) Signer() (id protocol.ID, ok bool) {
+	s, ok := v.record.(protocol.Signed)
+	if !ok {
+		return id, false
+	}
+	return s.Signer(), true
+}
+
+// Cycle returns the cycle that it is about.
+func (v Valid) Cycle() uint64 {
+	if cycle, ok := v.message.Cycle(); ok {
+		return cycle
+	}
+	return v.offence.Cycle
+}
+
 // Check returns the token, or an [ErrPeer], or an [ErrIgnore] for a signer or snapshot that is not this one.
 func (c Checker) Check(message Message) (Valid, error) {
 	v, err := open(message)

@@ -65,7 +65,26 @@ type Behaviour struct {
 	Withhold bool // commits without serving the blocks
 	Worse    bool // submits the opposite of what it learned
 	Silent   bool // never proposes
+	// Byzantine is how a validator cheats in the agreement; empty: not at all.
+	Byzantine Byzantine
+	// Apart reports whether the agreement's messages of a cycle do not get through between this validator and another. nil:
+	// all do.
+	Apart func(cycle uint64, other protocol.ID) bool
 }
+
+// Byzantine is a way to cheat in the agreement.
+type Byzantine string
+
+// The ways.
+const (
+	Equivocate     Byzantine = "equivocate"      // says one thing to all and another to every second validator
+	Selective      Byzantine = "selective"       // proposes and votes to every second validator only
+	WithholdCommit Byzantine = "withhold-commit" // prepares, but never signs off
+	Lie            Byzantine = "lie"             // turns every score around
+)
+
+// Byzantines lists the ways.
+var Byzantines = []Byzantine{Equivocate, Selective, WithholdCommit, Lie}
 
 // Validate reports every fault at once.
 func (c Config) Validate() error {
@@ -94,6 +113,7 @@ type Event struct {
 	Certified   bool                   // of Decided and Advanced; of Carried: a null certificate says so
 	Excluded    []string               // of Advanced: groups left out of the merge
 	Decision    time.Duration          // of Decided: from the end of evaluation to the certificate
+	Rounds      int                    // of Decided: that the agreement took, 0 without a certificate
 	Weights     []protocol.MinerWeight // of Decided, instance W
 	Rows        []protocol.GroupRows   // of Scored
 	Next        protocol.Link          // of Advanced
@@ -117,6 +137,7 @@ const (
 	Reason                          // why Miner's work was not taken: Text
 	Scored                          // Rows were measured
 	Decided                         // W has an output
+	Submitted                       // this validator's weights are on chain
 	Advanced                        // the cycle ended with checkpoint Next
 	Carried                         // a cycle that this node missed decided nothing, as far as it can find out: Next stays
 	Trouble                         // Text says what went wrong; the node goes on

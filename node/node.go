@@ -44,12 +44,14 @@ type Node struct {
 	genesis  protocol.Genesis
 	local    *local.Network
 	phi      *local.Phi
-	parent   protocol.Hash // the decision that phi rests on
+	parent   protocol.Hash // the decision that phi rests on: certified, or prepared after that
+	bound    bool          // to a decision that is not here: no votes in this cycle
 	phiCycle uint64        // the cycle that phi begins
 
 	mu         sync.Mutex
 	registry   map[protocol.ID]protocol.Key
 	snapshot   protocol.Snapshot // of the current cycle
+	checker    consensus.Checker // under snapshot
 	custody    *custody          // of the current cycle, nil on a node that does not validate
 	current    []*agreementRun   // that take messages
 	early      [][]byte          // messages for an instance that has not begun here
@@ -109,12 +111,18 @@ type clock struct{ now func() time.Time }
 func (c clock) Now() time.Time                         { return c.now() }
 func (c clock) After(d time.Duration) <-chan time.Time { return time.NewTimer(d).C }
 
+// What one peer may ask of a node: a validator tells another some messages every δ.
+const (
+	peerRate     = 200 // a second
+	peerRequests = 32  // at once
+)
+
 func (n *Node) listen() (*p2p.Host, error) {
 	key, err := p2p.LoadKey(filepath.Join(n.cfg.Dir, "peer.key"))
 	if err != nil {
 		return nil, err
 	}
-	c := p2p.Config{Network: n.cfg.Network, Key: key, Listen: n.cfg.Listen, Bootstrap: n.cfg.Bootstrap, Clock: clock{n.cfg.Now},
+	c := p2p.Config{Limits: p2p.Limits{PeerRate: peerRate, PeerRequests: peerRequests, Requests: 4 * peerRequests}, Network: n.cfg.Network, Key: key, Listen: n.cfg.Listen, Bootstrap: n.cfg.Bootstrap, Clock: clock{n.cfg.Now},
 		Registry: func(id protocol.ID) (protocol.Key, bool) {
 			n.mu.Lock()
 			defer n.mu.Unlock()

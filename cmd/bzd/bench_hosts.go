@@ -47,8 +47,7 @@ type hostsFigures struct {
 const (
 	hostsTopic   = "agree"
 	hostsSettle  = 3 * time.Second // for meshes to form
-	hostsLead    = 2000            // milliseconds from the start of an instance to its Start
-	hostsTimeout = 2 * time.Minute
+	hostsTimeout = 4 * time.Minute
 )
 
 var hostsTell = p2p.Protocol{Name: "tell", MaxRequest: consensus.MaxMessage + 1, Bound: true}
@@ -93,10 +92,14 @@ func (h *hostsBench) run(ctx context.Context) (f hostsFigures, err error) {
 	return f, nil
 }
 
+// lead is how many milliseconds an instance has before its Start, for lists and commits of all to reach all: in a cycle
+// they have minutes.
+func (h *hostsBench) lead() int64 { return 3000 + 200*int64(h.validators) }
+
 // config is the instance as the simulation has it.
 func (h *hostsBench) config(instance protocol.Instance) sim.Config {
 	return sim.Config{
-		Stakes: slices.Repeat([]uint64{1000}, h.validators), Miners: h.miners, Instance: instance, Start: hostsLead, Delta: 1000, Rounds: 4,
+		Stakes: slices.Repeat([]uint64{1000}, h.validators), Miners: h.miners, Instance: instance, Start: h.lead(), Delta: 1000, Rounds: 4,
 		Brief: true,
 	}
 }
@@ -347,7 +350,7 @@ func (h *hostsBench) instance(ctx context.Context, hosts []*benchHost, instance 
 						return err
 					}
 				} else {
-					clock.At(hostsLead, func() { _ = r.Input(in) })
+					clock.At(h.lead(), func() { _ = r.Input(in) })
 				}
 				out, err := r.Run(ctx)
 				if err != nil {

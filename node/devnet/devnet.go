@@ -33,6 +33,8 @@ type Options struct {
 	Dir                string
 	Sets               []*data.Dataset // the text of this machine, the canary included
 	Faults             map[Fault]int
+	Byzantine          []node.Byzantine // validators that cheat in the agreement, one each
+	Partition          int              // for so many cycles after the first the validators are two halves that do not hear each other
 	ISA                string
 	Workers            int
 	Gateway            string  // address of the HTTP gateway; empty: a free port of 127.0.0.1
@@ -94,6 +96,11 @@ func (o Options) Validate() error {
 			need(false, "no fault is called %q; there are %v and %v", f, MinerFaults, ValidatorFaults)
 		}
 	}
+	for _, b := range o.Byzantine {
+		need(slices.Contains(node.Byzantines, b), "--fault byzantine=%s; there are %v", b, node.Byzantines)
+	}
+	validators += len(o.Byzantine)
+	need(o.Partition >= 0, "--fault partition=%d", o.Partition)
 	need(miners < max(o.Miners, 1), "%d of %d miners fail; at least one must be honest", miners, o.Miners)
 	need(3*validators <= o.Validators, "%d of %d validators fail; the agreement bears up to a third", validators, o.Validators)
 	return errors.Join(errs...)
@@ -146,6 +153,22 @@ func members(o Options, groups []protocol.Group) []*member {
 	last = o.Miners + o.Validators
 	befall(ValidatorOffline, func(m *member) { m.offline = true })
 	befall(SilentLeader, func(m *member) { m.behaviour.Silent = true })
+	for _, b := range o.Byzantine {
+		last--
+		out[last].behaviour.Byzantine = b
+	}
+	if o.Partition > 0 {
+		validators := out[o.Miners:]
+		side := map[protocol.ID]int{}
+		for i, m := range validators {
+			side[m.id] = i % 2
+		}
+		for _, m := range validators {
+			m.behaviour.Apart = func(cycle uint64, other protocol.ID) bool {
+				return cycle >= 1 && cycle <= uint64(o.Partition) && side[other] != side[m.id]
+			}
+		}
+	}
 	return out
 }
 
