@@ -54,7 +54,7 @@ those. Every simulated figure is a function of --seed.`)
 	c.set.IntVar(&w.Miners, "miners", 0, "miners that are scored; 0 means as many as validators")
 	c.set.IntVar(&w.Loss, "loss", 50, "of a thousand messages, how many are lost")
 	c.set.IntVar(&w.Silent, "silent", 300, "of a thousand validators, how many are silent")
-	c.set.IntVar(&w.Runs, "runs", 0, "simulated cycles of each size; 0 means 2560 divided by the validators")
+	c.set.IntVar(&w.Runs, "runs", 0, "simulated cycles of each size; 0 means 1024 divided by the validators")
 	c.set.Uint64Var(&w.Seed, "seed", 1, "seed of everything that is simulated")
 	c.set.BoolVar(&w.Packed, "packed", true, "messages are packed on their way, as package wire does")
 	asJSON := c.set.Bool("json", false, "print one JSON object")
@@ -73,7 +73,7 @@ those. Every simulated figure is a function of --seed.`)
 				w.Miners = n
 			}
 			if w.Runs == 0 {
-				w.Runs = max(1, 2560/n)
+				w.Runs = max(1, 1024/n)
 			}
 			f, err := w.Measure(func(run int) error {
 				fmt.Fprintf(env.err, "\rsimulating %d validators, %s: %d of %d ", n, way(direct), run+1, w.Runs)

@@ -33,10 +33,10 @@ type Net struct {
 	Bandwidth int64
 	// Packed: messages are packed as package wire does.
 	Packed bool
-	// Verify and Duplicate are microseconds of one processor for a signature and for a message known already. All validators
-	// share so many Processors; 0: each has one.
-	Verify, Duplicate int64
-	Processors        int
+	// Copy is microseconds of one processor for every copy of a message, and Verify for each signature of one that is new.
+	// All validators share so many Processors; 0: each has one.
+	Copy, Verify int64
+	Processors   int
 }
 
 // Regions are places, and the milliseconds that a message takes from one to another.
@@ -260,9 +260,9 @@ func (n *network) arrive(from, to *Node, e *envelope, told bool) {
 			}
 		}
 	}
-	cost := e.cost
-	if known {
-		cost = n.cfg.Duplicate
+	cost := n.cfg.Copy
+	if !known || told {
+		cost += e.cost
 	}
 	cpu := &to.line.cpu
 	if n.cfg.Processors > 0 {

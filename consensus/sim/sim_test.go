@@ -95,7 +95,7 @@ func random(seed uint64) Config {
 	case 1:
 		cfg.Regions, cfg.Jitter = TenRegions(), int64(rng.IntN(50))
 	case 2:
-		cfg.Bandwidth, cfg.Verify, cfg.Duplicate = int64(20+rng.IntN(1000)), int64(rng.IntN(2000)), 10
+		cfg.Bandwidth, cfg.Verify, cfg.Copy = int64(20+rng.IntN(1000)), int64(rng.IntN(2000)), 10
 	}
 	cfg.Adversaries, cfg.Skew = make(map[int]Adversary), make(map[int]int64)
 	if rng.IntN(2) == 0 {
