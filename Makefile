@@ -7,7 +7,7 @@ PYTHON  ?= python3
 export CGO_ENABLED = 0
 
 .PHONY: all build cuda cuda-carry cuda-test ptx ptxas demo rehearse devnet test devnet-test race lint fuzz generate genesis genesis-verify bench \
-	bench-learning interop nightly clean
+	bench-learning interop agreement-sweep nightly clean
 
 all: build
 
@@ -75,7 +75,7 @@ devnet-test:
 
 # The race detector needs cgo. By itself it looks at the packages that use goroutines.
 RACE ?= ./training ./training/data ./validation ./content ./content/blockstore ./content/exchange ./content/gateway \
-	./consensus/runner ./consensus/beacon ./consensus/chain/... ./p2p/... ./node
+	./consensus/runner ./consensus/wire ./consensus/beacon ./consensus/chain/... ./p2p/... ./node
 race:
 	CGO_ENABLED=1 $(GO) test -race -short $(RACE)
 
@@ -118,10 +118,15 @@ VENV ?= out/venv
 interop: build
 	bench/interop.sh $(BZD) $(VENV) $(PYTHON)
 
+# Ten thousand hostile networks, and the larger forms of the agreement's other properties.
+agreement-sweep:
+	$(GO) test ./consensus/sim -count=1 -timeout 60m -runs 10000 -long
+
 nightly: test lint genesis-verify interop
 	$(MAKE) race RACE=./...
 	$(GO) test -count=1 -timeout 30m -run TestExplore ./consensus -explore-more 1
 	$(MAKE) fuzz FUZZTIME=2m
+	$(MAKE) agreement-sweep
 	$(MAKE) bench-learning
 
 clean:

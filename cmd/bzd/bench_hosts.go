@@ -48,7 +48,7 @@ type hostsFigures struct {
 
 const (
 	hostsTopic   = "agree"
-	hostsSettle  = 3 * time.Second // for meshes to form
+	hostsSettle  = 2 * time.Second // for meshes to form
 	hostsTimeout = 4 * time.Minute
 )
 
@@ -101,7 +101,7 @@ func (h *hostsBench) run(ctx context.Context) (f hostsFigures, err error) {
 
 // lead is how many milliseconds an instance has before its Start, for lists and commits of all to reach all: in a cycle
 // they have minutes.
-func (h *hostsBench) lead() int64 { return 3000 + 200*int64(h.validators) }
+func (h *hostsBench) lead() int64 { return 1500 + 250*int64(h.validators) }
 
 // config is the instance as the simulation has it.
 func (h *hostsBench) config(instance protocol.Instance) sim.Config {
