@@ -46,6 +46,7 @@ type explorer struct {
 	t         *testing.T
 	cfg       [4]Config
 	times     []int64
+	rounds    int              // that the clocks reach
 	decisions [3]protocol.Hash // two proposals and null
 	proposals [2]protocol.Proposal
 	class     [3]int // validators that make no proposal are alike
@@ -91,6 +92,7 @@ func newExplorer(t *testing.T, proposers []int, rounds, ticks int, r rules) *exp
 		e.times = append(e.times, at, at+c.Delta)
 		at += Ranks * c.Delta << (j - 1)
 	}
+	e.rounds = rounds + max(0, ticks-len(e.times[:rounds*min(Ranks, len(proposers))])+1)/2
 	e.times = e.times[:ticks]
 
 	var vectors []Message
@@ -196,7 +198,7 @@ func (e *explorer) fingerprint(l *local) string {
 	m := l.m
 	var b bytes.Buffer
 	fmt.Fprint(&b, l.ticks, m.entered, m.prepared, m.voted, m.said, m.locked, e.decision(m.lockedTo), l.proposed)
-	for k := range 6 {
+	for k := range e.rounds {
 		r := &m.rounds[k]
 		lock := int8(-1)
 		if r.lock != nil {
@@ -304,7 +306,7 @@ func commits(l *local) *[maxRounds]int8  { return &l.voted }
 func (e *explorer) check(w whole) bool {
 	l := e.all(w)
 	certified := -1
-	for k := range 6 {
+	for k := range e.rounds {
 		for d := range e.decisions {
 			if tally(l, k, d, commits) < l[0].m.quorum {
 				continue
@@ -312,7 +314,7 @@ func (e *explorer) check(w whole) bool {
 			if certified >= 0 && certified != d {
 				e.violation = fmt.Sprintf("decisions %d and %d are both certified, the second in round %d:\n", certified, d, k)
 				for i := range l {
-					e.violation += fmt.Sprintf("v%d prepared %v, committed %v\n", i, l[i].prepared[:6], l[i].voted[:6])
+					e.violation += fmt.Sprintf("v%d prepared %v, committed %v\n", i, l[i].prepared[:e.rounds], l[i].voted[:e.rounds])
 				}
 				return false
 			}
@@ -330,7 +332,7 @@ func (e *explorer) steps(w whole, i int) (steps []step) {
 	if me.ticks < len(e.times) {
 		steps = append(steps, step{kind: 't'})
 	}
-	for k := range uint32(6) {
+	for k := range uint32(e.rounds) {
 		r := &me.m.rounds[k]
 		for d := range e.decisions {
 			if r.lock == nil && tally(l, int(k), d, prepares) >= q {

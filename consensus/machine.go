@@ -295,7 +295,7 @@ func (m *Machine) again() {
 				continue
 			}
 		case KindScoreVector, KindMergeVector: // the largest; once there is a valid proposal, who needs it fetches it
-			if !m.revealed || m.prepared >= 0 {
+			if since := m.beat; !m.revealed || m.prepared >= 0 || since > 8 || since&(since-1) != 0 {
 				continue
 			}
 		case KindProposal:

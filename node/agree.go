@@ -60,7 +60,7 @@ func (n *Node) agreement(ctx context.Context, t timeline, s protocol.Snapshot, i
 			Derive: derive, Restore: n.restored,
 		},
 		Network: validators{n}, Clock: cycleClock{n, t}, Log: n.wal,
-		Fault: func(err error) { n.trouble(t.cycle, err) },
+		Fault: func(err error) { n.trouble(t.cycle, err) }, Proof: func(p protocol.EquivocationProof) { n.accuse(t.cycle, s, p) },
 	})
 	if err != nil {
 		return nil, err
@@ -325,11 +325,34 @@ func (n *Node) judgeMessage(_ context.Context, _ peer.ID, raw []byte) gossip.Ver
 	case err == nil && n.apart(v):
 		return gossip.Ignore
 	case err == nil:
+		n.remember(raw, v)
 		return gossip.Accept
 	case errors.Is(err, consensus.ErrIgnore): // perhaps right under another snapshot
 		return gossip.Ignore
 	}
 	return gossip.Reject
+}
+
+// maxChecked bounds the checked messages that wait for delivery.
+const maxChecked = 1024
+
+// remember keeps a checked message until it is delivered, so that its signatures are verified once.
+func (n *Node) remember(raw []byte, v consensus.Valid) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.checked) < maxChecked {
+		n.checked[sha256.Sum256(raw)] = v
+	}
+}
+
+// recall returns a checked message once.
+func (n *Node) recall(raw []byte) (v consensus.Valid, ok bool) {
+	name := protocol.Hash(sha256.Sum256(raw))
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	v, ok = n.checked[name]
+	delete(n.checked, name)
+	return v, ok
 }
 
 // listenToTopics hands accepted messages to the cycle that is under way.
@@ -399,11 +422,17 @@ func (n *Node) deliver(raw []byte) {
 	n.mu.Lock()
 	runs := append([]*agreementRun(nil), n.current...)
 	n.mu.Unlock()
+	checked, ok := n.recall(raw)
 	taken := false
 	for _, r := range runs {
-		if err := r.Receive(raw); err == nil {
-			taken = true
+		var err error
+		if ok {
+			err = r.ReceiveValid(checked)
 		}
+		if !ok || errors.Is(err, consensus.ErrBug) { // checked under the snapshot of the cycle before
+			err = r.Receive(raw)
+		}
+		taken = taken || err == nil
 	}
 	if !taken && (m.Kind == consensus.KindMergeVector || m.Kind == consensus.KindProposal || m.Kind == consensus.KindVote || m.Kind == consensus.KindList ||
 		m.Kind == consensus.KindStatus || m.Kind == consensus.KindLock) {

@@ -137,6 +137,7 @@ const (
 	Reason                          // why Miner's work was not taken: Text
 	Scored                          // Rows were measured
 	Decided                         // W has an output
+	Accused                         // an equivocation was proven: Text says by whom and in which file the proof is
 	Submitted                       // this validator's weights are on chain
 	Advanced                        // the cycle ended with checkpoint Next
 	Carried                         // a cycle that this node missed decided nothing, as far as it can find out: Next stays

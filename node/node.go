@@ -52,9 +52,10 @@ type Node struct {
 	registry   map[protocol.ID]protocol.Key
 	snapshot   protocol.Snapshot // of the current cycle
 	checker    consensus.Checker // under snapshot
-	custody    *custody          // of the current cycle, nil on a node that does not validate
-	current    []*agreementRun   // that take messages
-	early      [][]byte          // messages for an instance that has not begun here
+	checked    map[protocol.Hash]consensus.Valid
+	custody    *custody        // of the current cycle, nil on a node that does not validate
+	current    []*agreementRun // that take messages
+	early      [][]byte        // messages for an instance that has not begun here
 	gateway    string
 	candidates []*local.Phi // checkpoints computed here in the current cycle
 	moments    *optim.State // of the optimizer after the last cycle; nil before it is read
@@ -76,7 +77,7 @@ func New(cfg Config) (_ *Node, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, registry: map[protocol.ID]protocol.Key{}, sent: map[protocol.Hash]bool{}, telling: map[peer.ID]int{}, heads: heads{latest: map[protocol.ID]protocol.Head{}}}
+	n := &Node{cfg: cfg, registry: map[protocol.ID]protocol.Key{}, sent: map[protocol.Hash]bool{}, checked: map[protocol.Hash]consensus.Valid{}, telling: map[peer.ID]int{}, heads: heads{latest: map[protocol.ID]protocol.Head{}}}
 	defer func() {
 		if err != nil {
 			n.Close()

@@ -147,9 +147,11 @@ func (n *Node) preparedOf(_ context.Context, _ peer.ID, request []byte) ([]byte,
 	return p.encode()
 }
 
-// harvest keeps what the agreement on a merge prepared, while no certificate says how it ended.
+// harvest ends this validator's part in agreements and keeps what those on a merge prepared: nothing is signed there any
+// more that the next cycle's parent does not know of.
 func (n *Node) harvest(runs []*agreementRun) {
 	for _, r := range runs {
+		r.Retire()
 		if r.instance != protocol.InstanceM {
 			continue
 		}

@@ -64,6 +64,15 @@ func (n *Node) validate(ctx context.Context, t timeline, s protocol.Snapshot, p 
 	} else if err := run.Receive(m.Encode()); err != nil {
 		n.trouble(t.cycle, fmt.Errorf("own list: %w", err))
 	}
+	for _, p := range c.proofs() { // everybody must see why the commitments are void
+		if m, err := consensus.NewMessage(p); err == nil {
+			_ = run.Receive(m.Encode()) // it sends what is new
+			err = validators{n}.Send(ctx, m.Encode())
+			if err != nil {
+				n.trouble(t.cycle, err)
+			}
+		}
+	}
 	if err := n.publishList(ctx, own); err != nil {
 		n.trouble(t.cycle, err)
 	}
@@ -218,7 +227,11 @@ func (r *round) agreeWeights(ctx context.Context, run *agreementRun, own protoco
 }
 
 func (r *round) deriveWeights(s consensus.Set) (protocol.Value, error) {
-	return deriveWeights(r.snapshot, r.n.genesis, s.Scores)
+	not, err := refused(r.snapshot, s)
+	if err != nil {
+		return protocol.Value{}, err
+	}
+	return deriveWeights(r.snapshot, r.n.genesis, s.Scores, not)
 }
 
 // commitTime is what committing to the scores takes: measuring ends that long before T_e.
@@ -384,7 +397,7 @@ func (r *round) weights(w consensus.Output) []protocol.MinerWeight {
 	r.mu.Unlock()
 	if own != nil {
 		own.Validator = r.n.cfg.ID
-		if value, err := deriveWeights(r.snapshot, r.n.genesis, []protocol.ScoreVector{*own}); err == nil {
+		if value, err := deriveWeights(r.snapshot, r.n.genesis, []protocol.ScoreVector{*own}, nil); err == nil {
 			mixed = append(mixed, value.Weights.Weights...)
 		}
 	}

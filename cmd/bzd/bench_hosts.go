@@ -64,6 +64,8 @@ type benchHost struct {
 	codec  *wire.Codec
 	wal    *runner.WAL
 
+	checker consensus.Checker
+
 	mu     sync.Mutex
 	runner *runner.Runner
 	sent   map[protocol.Hash]bool
@@ -126,7 +128,7 @@ func (h *hostsBench) start(ctx context.Context) ([]*benchHost, error) {
 	codec := wire.New(setup.Network, setup.Snapshot)
 	var hosts []*benchHost
 	for _, part := range parts {
-		b := &benchHost{ctx: ctx, part: part, codec: codec, sent: make(map[protocol.Hash]bool)}
+		b := &benchHost{ctx: ctx, part: part, codec: codec, checker: consensus.NewChecker(setup.Network, setup.Snapshot), sent: make(map[protocol.Hash]bool)}
 		if err := b.start(ctx, h); err != nil {
 			return hosts, errors.Join(err, b.close())
 		}
@@ -205,9 +207,7 @@ func (b *benchHost) start(ctx context.Context, h *hostsBench) error {
 		return err
 	}
 	b.host.Handle(hostsTell, func(_ context.Context, _ peer.ID, packed []byte) ([]byte, error) {
-		if m, err := b.codec.Unpack(packed); err == nil {
-			b.receive(m)
-		}
+		b.judge(ctx, "", packed)
 		return nil, nil
 	})
 	if b.wal, _, err = runner.OpenWAL(filepath.Join(h.dir, setup.Self.String()), nil); err != nil {
@@ -215,51 +215,39 @@ func (b *benchHost) start(ctx context.Context, h *hostsBench) error {
 	}
 	go func() {
 		for {
-			m, err := b.topic.Next(ctx)
-			if err != nil {
+			if _, err := b.topic.Next(ctx); err != nil { // judged is taken
 				return
-			}
-			if raw, err := b.codec.Unpack(m.Data); err == nil && !m.Own {
-				b.receive(raw)
 			}
 		}
 	}()
 	return nil
 }
 
-// judge is the node's: form and signatures.
+// judge is the node's: form and signatures, and what passes goes to the machine.
 func (b *benchHost) judge(_ context.Context, _ peer.ID, packed []byte) gossip.Verdict {
-	raw, err := b.codec.Unpack(packed)
+	v, err := b.check(packed)
 	if err != nil {
 		return gossip.Reject
 	}
-	m, err := consensus.DecodeMessage(raw)
-	if err != nil {
-		return gossip.Reject
-	}
-	r, err := m.Record()
-	if err != nil {
-		return gossip.Reject
-	}
-	switch r := r.(type) {
-	case protocol.Signed:
-		err = b.part.Setup.Snapshot.Check(r, protocol.RoleValidator)
-	case protocol.Certificate:
-		err = r.Verify(b.part.Setup.Snapshot)
-	}
-	if err != nil {
-		return gossip.Reject
-	}
-	return gossip.Accept
-}
-
-func (b *benchHost) receive(raw []byte) {
 	b.mu.Lock()
 	r := b.runner
 	b.mu.Unlock()
 	if r != nil {
-		_ = r.Receive(raw)
+		_ = r.ReceiveValid(v)
 	}
+	return gossip.Accept
+}
+
+func (b *benchHost) check(packed []byte) (consensus.Valid, error) {
+	raw, err := b.codec.Unpack(packed)
+	if err != nil {
+		return consensus.Valid{}, err
+	}
+	m, err := consensus.DecodeMessage(raw)
+	if err != nil {
+		return consensus.Valid{}, err
+	}
+	return b.checker.Check(m)
 }
 
 // Send implements runner.Network as the node does: gossip the first time, later to every peer by itself.

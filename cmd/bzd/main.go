@@ -39,6 +39,8 @@ Models and text:
   data         list the domains on this machine
   params       say whether a network's parameters can work
 
+  verify       check what the network says: an equivocation proof
+
   bench        how fast this machine trains and evaluates, and a network agrees
   version      what this binary is and what it computes with
 
@@ -79,6 +81,9 @@ var commands = map[string]command{
 
 	"params":       family(paramsHelp, "check"),
 	"params check": paramsCheck,
+
+	"verify":       family(verifyHelp, "proof"),
+	"verify proof": verifyProof,
 
 	"checkpoint":        family(checkpointHelp, "show, import or export"),
 	"checkpoint show":   checkpointShow,

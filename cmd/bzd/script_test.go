@@ -22,16 +22,17 @@ import (
 
 // scriptCommands are the commands that scripts have beside those of testscript.
 var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
-	"refuse":    refuse,
-	"interrupt": interrupt,
-	"copydir":   copyDir,
-	"text":      generateText,
-	"poke":      poke,
-	"cut":       cut,
-	"replace":   replace,
-	"keep":      keep,
-	"scores":    scores,
-	"rehearsal": rehearsal,
+	"refuse":     refuse,
+	"interrupt":  interrupt,
+	"copydir":    copyDir,
+	"text":       generateText,
+	"poke":       poke,
+	"cut":        cut,
+	"replace":    replace,
+	"keep":       keep,
+	"scores":     scores,
+	"rehearsal":  rehearsal,
+	"equivocate": equivocate,
 }
 
 // refuse CODE PROGRAM ARGS... runs a program that must fail as a user should see it: with that exit code, nothing on

@@ -146,6 +146,14 @@ func (r *Runner) note(ready consensus.Ready) {
 	}
 }
 
+// Retire ends this validator's part: nothing is signed or sent from now on. What comes of the instance is still output.
+func (r *Runner) Retire() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.muted = true
+	r.machine.Mute()
+}
+
 // Receive gives the machine a peer's encoded message and returns its verdict: nil to forward it, or an error of package
 // consensus.
 func (r *Runner) Receive(message []byte) error {
@@ -154,6 +162,11 @@ func (r *Runner) Receive(message []byte) error {
 		return err
 	}
 	return r.do(func() error { return r.judged(m.Kind, r.machine.Step(m)) })
+}
+
+// ReceiveValid is Receive for a message that was checked under the instance's snapshot.
+func (r *Runner) ReceiveValid(v consensus.Valid) error {
+	return r.do(func() error { return r.judged(v.Message().Kind, r.machine.StepValid(v)) })
 }
 
 // Prepared returns the highest lock that is known and, if it is held, the proposal that it is on; nil for none.

@@ -175,9 +175,7 @@ func (w WAN) config(run int, instance protocol.Instance) Config {
 		cfg.Stakes[i] = 1000
 		snapshot.Participants = append(snapshot.Participants, protocol.Participant{ID: id(i), Stake: 1000, Roles: protocol.RoleValidator})
 	}
-	for _, i := range rng.Perm(w.Validators)[:w.Validators*w.Silent/1000] {
-		cfg.Offline = append(cfg.Offline, i)
-	}
+	cfg.Offline = rng.Perm(w.Validators)[:w.Validators*w.Silent/1000]
 	seed := protocol.Hash(sha256.Sum256(binary.BigEndian.AppendUint64([]byte("proposers"), cfg.Seed)))
 	for _, p := range consensus.Proposers(seed, instance, snapshot, 3*wanRounds) {
 		cfg.Proposers = append(cfg.Proposers, int(p[0])<<8|int(p[1]))

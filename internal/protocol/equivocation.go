@@ -101,6 +101,15 @@ func NewEquivocationProof(a, b Signed) (EquivocationProof, error) {
 // Digest returns the SHA-256 of the canonical encoding; as a [Hash.Link] it names the proof's block.
 func (p EquivocationProof) Digest() Hash { return digest(p) }
 
+// Cycle returns the cycle that the statements are of, whoever signed them. The error is that of Validate.
+func (p EquivocationProof) Cycle() (uint64, error) {
+	_, _, o, err := p.statements()
+	if err != nil {
+		return 0, err
+	}
+	return o.Cycle, nil
+}
+
 // Verify checks both signatures with the key that the snapshot has for the offender, and names it. Anybody can sign
 // with a key of their own in another's name, so without the snapshot nothing is proven: [ErrSigner] if the offender is
 // not in it.
