@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -93,7 +94,7 @@ func (h *hostsBench) run(ctx context.Context) (f hostsFigures, err error) {
 		}
 		f.Instances, f.Certified = f.Instances+len(hosts), f.Certified+len(took)
 		if len(took) > 0 {
-			f.Decision[i] = sim.Percentiles(took)
+			f.Decision[i], f.Alone[i] = sim.Percentiles(column(took, 0)), sim.Percentiles(column(took, 1))
 		}
 		after, _ := devnet.Usage()
 		f.CPU += (after - before).Seconds() / float64(h.validators)
@@ -311,15 +312,29 @@ func (c instanceClock) At(millis int64, f func()) (stop func()) {
 	return func() { timer.Stop() }
 }
 
-// instance runs one instance on all hosts and returns when those that did decided, in microseconds after the first turn.
-func (h *hostsBench) instance(ctx context.Context, hosts []*benchHost, instance protocol.Instance) ([]int64, error) {
+func column(rows [][2]int64, i int) (out []int64) {
+	for _, r := range rows {
+		out = append(out, r[i])
+	}
+	return out
+}
+
+// instance runs one instance on all hosts and returns when those that did decided, in microseconds after the first turn, by
+// the clock and by the processors.
+func (h *hostsBench) instance(ctx context.Context, hosts []*benchHost, instance protocol.Instance) ([][2]int64, error) {
 	parts, err := sim.Cast(h.config(instance))
 	if err != nil {
 		return nil, err
 	}
 	clock := instanceClock{h.now, h.now()}
 	var mu sync.Mutex
-	var took []int64
+	var took [][2]int64
+	var before time.Duration // processor time at the first turn
+	defer clock.At(parts[0].Setup.Turn(0), func() {
+		mu.Lock()
+		before = processor()
+		mu.Unlock()
+	})()
 	var wg sync.WaitGroup
 	errs := make([]error, len(hosts))
 	for i, b := range hosts {
@@ -351,10 +366,11 @@ func (h *hostsBench) instance(ctx context.Context, hosts []*benchHost, instance 
 				if err != nil {
 					return err
 				}
-				micros := h.now().Sub(clock.anchor).Microseconds()
+				micros, used := h.now().Sub(clock.anchor).Microseconds(), processor()
 				if out.Outcome == consensus.Certified {
 					mu.Lock()
-					took = append(took, micros-parts[i].Setup.Turn(0)*1000)
+					alone := (used - before).Microseconds() / int64(runtime.GOMAXPROCS(0))
+					took = append(took, [2]int64{micros - parts[i].Setup.Turn(0)*1000, alone})
 					mu.Unlock()
 				}
 				return nil
