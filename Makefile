@@ -124,6 +124,7 @@ agreement-sweep:
 
 nightly: test lint genesis-verify interop
 	$(MAKE) race RACE=./...
+	BZD_NIGHTLY=1 $(GO) test -count=1 -timeout 30m -run TestAgreement ./node/devnet
 	$(GO) test -count=1 -timeout 30m -run TestExplore ./consensus -explore-more 1
 	$(MAKE) fuzz FUZZTIME=2m
 	$(MAKE) agreement-sweep

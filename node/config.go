@@ -66,25 +66,22 @@ type Behaviour struct {
 	Worse    bool // submits the opposite of what it learned
 	Silent   bool // never proposes
 	// Byzantine is how a validator cheats in the agreement; empty: not at all.
-	Byzantine Byzantine
-	// Apart reports whether the agreement's messages of a cycle do not get through between this validator and another. nil:
-	// all do.
-	Apart func(cycle uint64, other protocol.ID) bool
+	Byzantine string
+	// What these validators say in the agreements of the cycles from ApartFrom to ApartTo does not arrive here.
+	Apart              []protocol.ID
+	ApartFrom, ApartTo int
 }
 
-// Byzantine is a way to cheat in the agreement.
-type Byzantine string
-
-// The ways.
+// Ways to cheat in the agreement.
 const (
-	Equivocate     Byzantine = "equivocate"      // says one thing to all and another to every second validator
-	Selective      Byzantine = "selective"       // proposes and votes to every second validator only
-	WithholdCommit Byzantine = "withhold-commit" // prepares, but never signs off
-	Lie            Byzantine = "lie"             // turns every score around
+	Equivocate     = "equivocate"      // says one thing to all and another to every second validator
+	Selective      = "selective"       // proposes and votes to every second validator only
+	WithholdCommit = "withhold-commit" // prepares, but never signs off
+	Lie            = "lie"             // turns every score around
 )
 
 // Byzantines lists the ways.
-var Byzantines = []Byzantine{Equivocate, Selective, WithholdCommit, Lie}
+var Byzantines = []string{Equivocate, Selective, WithholdCommit, Lie}
 
 // Validate reports every fault at once.
 func (c Config) Validate() error {

@@ -62,14 +62,9 @@ func (n *Node) also(out []outgoing, r protocol.Record) []outgoing {
 
 // apart reports whether a message does not get through.
 func (n *Node) apart(v consensus.Valid) bool {
-	cut := n.cfg.Behaviour.Apart
-	if cut == nil {
-		return false
-	}
-	if id, ok := v.Signer(); ok {
-		return cut(v.Cycle(), id)
-	}
-	return false
+	b := n.cfg.Behaviour
+	id, ok := v.Signer()
+	return ok && v.Cycle() >= uint64(b.ApartFrom) && v.Cycle() <= uint64(b.ApartTo) && slices.Contains(b.Apart, id)
 }
 
 // lies turns scores around.

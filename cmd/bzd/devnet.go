@@ -24,7 +24,7 @@ func (f faults) String() string { return "" }
 func (f faults) Set(s string) error {
 	kind, count, ok := strings.Cut(s, "=")
 	if kind == "byzantine" && ok {
-		f.o.Byzantine = append(f.o.Byzantine, node.Byzantine(count))
+		f.o.Byzantine = append(f.o.Byzantine, count)
 		return nil
 	}
 	n, err := strconv.Atoi(count)

@@ -33,8 +33,8 @@ type Options struct {
 	Dir                string
 	Sets               []*data.Dataset // the text of this machine, the canary included
 	Faults             map[Fault]int
-	Byzantine          []node.Byzantine // validators that cheat in the agreement, one each
-	Partition          int              // for so many cycles after the first the validators are two halves that do not hear each other
+	Byzantine          []string // how validators cheat in the agreement, one each
+	Partition          int      // for so many cycles after the first the validators are two halves that do not hear each other
 	ISA                string
 	Workers            int
 	Gateway            string  // address of the HTTP gateway; empty: a free port of 127.0.0.1
@@ -159,13 +159,12 @@ func members(o Options, groups []protocol.Group) []*member {
 	}
 	if o.Partition > 0 {
 		validators := out[o.Miners:]
-		side := map[protocol.ID]int{}
 		for i, m := range validators {
-			side[m.id] = i % 2
-		}
-		for _, m := range validators {
-			m.behaviour.Apart = func(cycle uint64, other protocol.ID) bool {
-				return cycle >= 1 && cycle <= uint64(o.Partition) && side[other] != side[m.id]
+			m.behaviour.ApartFrom, m.behaviour.ApartTo = 1, o.Partition
+			for j, other := range validators {
+				if i%2 != j%2 {
+					m.behaviour.Apart = append(m.behaviour.Apart, other.id)
+				}
 			}
 		}
 	}

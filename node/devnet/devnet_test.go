@@ -58,7 +58,11 @@ func script(t *testing.T, name string) {
 			"unharmed": unharmed, "occupy": occupy, "submitted": submitted, "proven": proven, "healed": healed,
 		},
 		Condition: func(name string) (bool, error) {
-			if name != "smalldisk" {
+			switch name {
+			case "nightly":
+				return os.Getenv("BZD_NIGHTLY") != "", nil
+			case "smalldisk":
+			default:
 				return false, fmt.Errorf("unknown condition %q", name)
 			}
 			return exec.Command("unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt").Run() == nil, nil
