@@ -7,7 +7,7 @@ PYTHON  ?= python3
 export CGO_ENABLED = 0
 
 .PHONY: all build cuda cuda-carry cuda-test ptx ptxas demo rehearse devnet test devnet-test arm64 race lint fuzz generate genesis \
-	genesis-verify bench bench-learning bench-content interop nightly clean
+	genesis-verify bench bench-learning bench-content interop agreement-sweep nightly clean
 
 all: build
 
@@ -79,7 +79,7 @@ arm64:
 
 # The race detector needs cgo. By itself it looks at the packages that use goroutines.
 RACE ?= ./training ./training/data ./validation ./content ./content/blockstore ./content/exchange ./content/gateway \
-	./consensus/runner ./consensus/beacon ./consensus/chain/... ./p2p/... ./node
+	./consensus/runner ./consensus/wire ./consensus/beacon ./consensus/chain/... ./p2p/... ./node
 race:
 	CGO_ENABLED=1 $(GO) test -race -short $(RACE)
 
@@ -127,6 +127,10 @@ VENV ?= out/venv
 interop: build
 	bench/interop.sh $(BZD) $(VENV) $(PYTHON)
 
+# Ten thousand hostile networks, and the larger forms of the agreement's other properties.
+agreement-sweep:
+	$(GO) test ./consensus/sim -count=1 -timeout 60m -runs 10000 -long
+
 nightly: export FAMILIES = olmoe mixtral qwen2_moe qwen3_moe
 nightly: test lint genesis-verify interop
 	BZD_EMULATE=all $(GO) test ./training/cuda ./training/cuda/emu
@@ -135,6 +139,7 @@ nightly: test lint genesis-verify interop
 	$(GO) test -count=1 -timeout 30m -run TestExplore ./consensus -explore-more 1
 	$(MAKE) fuzz FUZZTIME=2m
 	$(GO) test -run Kill -count=20 ./content/blockstore ./content/exchange
+	$(MAKE) agreement-sweep
 	$(MAKE) bench-learning
 
 clean:

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/node"
 	"github.com/blockzero-net/bzd/node/devnet"
 )
@@ -36,6 +37,13 @@ func (f faults) Set(s string) error {
 	}
 	f.o.Faults[devnet.Fault(kind)] += n
 	return nil
+}
+
+// devnetLoad is what a network of these options asks of the demo's parameters.
+func devnetLoad(o devnet.Options) protocol.Load {
+	l := protocol.DemoLoad()
+	l.Validators, l.Miners = uint32(o.Validators), uint32(o.Miners)
+	return l
 }
 
 func devnetCommand(ctx context.Context, env environment, args []string) error {
@@ -67,6 +75,11 @@ merge and pay, for some cycles.`).text()
 	}
 	if err := o.Validate(); err != nil {
 		return usageError("%v", err)
+	}
+	if fit, err := protocol.Feasible(protocol.DemoParams(), devnetLoad(o)); err == nil {
+		for _, warning := range fit.Warnings {
+			fmt.Fprintf(env.err, "bzd: %s\n", warning)
+		}
 	}
 	temporary := c.dir == ""
 	if temporary {

@@ -39,10 +39,11 @@ Models and text:
   gateway      serve a node's checkpoints over HTTP, as IPFS gateways do
   sample       continue a prompt
   data         list the domains on this machine
+  params       say whether a network's parameters can work
 
   verify       check what the network says: an equivocation proof
 
-  bench        how fast this machine trains, evaluates, codes deltas and moves checkpoints
+  bench        how fast this machine trains, evaluates, codes deltas and moves checkpoints, and a network agrees
   version      what this binary is and what it computes with
 
 bzd COMMAND --help says more. A network lives in a directory: --dir, $BZD_DIR, or bzd below the user's cache directory;
@@ -71,13 +72,14 @@ var commands = map[string]command{
 	"data":     datasets,
 	"version":  version,
 
-	"bench":          family(benchHelp, "step, engine, delta, frontier or content"),
-	"bench step":     benchStep,
-	"bench engine":   benchEngine,
-	"bench delta":    benchDelta,
-	"bench frontier": benchFrontier,
-	"bench content":  benchContent,
-	"bench peer":     benchPeer, // a process of bench content
+	"bench":           family(benchHelp, "step, engine, delta, frontier, content or agreement"),
+	"bench step":      benchStep,
+	"bench engine":    benchEngine,
+	"bench delta":     benchDelta,
+	"bench frontier":  benchFrontier,
+	"bench content":   benchContent,
+	"bench peer":      benchPeer, // a process of bench content
+	"bench agreement": benchAgreement,
 
 	"genesis":        family(genesisHelp, "train, plan, import, verify or show"),
 	"genesis train":  genesisTrain,
@@ -85,6 +87,9 @@ var commands = map[string]command{
 	"genesis import": genesisImport,
 	"genesis verify": genesisVerify,
 	"genesis show":   genesisShow,
+
+	"params":       family(paramsHelp, "check"),
+	"params check": paramsCheck,
 
 	"verify":       family(verifyHelp, "proof"),
 	"verify proof": verifyProof,
