@@ -6,8 +6,8 @@ BZD      = bin/bzd
 PYTHON  ?= python3
 export CGO_ENABLED = 0
 
-.PHONY: all build cuda cuda-carry cuda-test ptx ptxas demo rehearse devnet test devnet-test race lint fuzz generate genesis genesis-verify bench \
-	bench-learning interop nightly clean
+.PHONY: all build cuda cuda-carry cuda-test ptx ptxas demo rehearse devnet test devnet-test arm64 race lint fuzz generate genesis \
+	genesis-verify bench bench-learning interop nightly clean
 
 all: build
 
@@ -73,6 +73,10 @@ test:
 devnet-test:
 	$(GO) test -count=1 ./node/devnet
 
+# The same program for ARM64, and in an emulator the tests that must give the same bits there.
+arm64:
+	GO="$(GO)" .ci/arm64
+
 # The race detector needs cgo. By itself it looks at the packages that use goroutines.
 RACE ?= ./training ./training/data ./validation ./content ./content/blockstore ./content/exchange ./content/gateway \
 	./consensus/runner ./consensus/beacon ./consensus/chain/... ./p2p/... ./node
@@ -112,13 +116,16 @@ bench:
 bench-learning: build
 	$(BZD) rehearse --cycles 20 --miners 1 --plot bench/learning.svg
 
-# Loads a checkpoint in transformers and compares it with bzd. VENV must have torch and transformers; it is made if
-# missing (needs a package registry).
+# Loads checkpoints in transformers and compares them with bzd, and models of every family that transformers writes; a
+# network trains those of FAMILIES. VENV must have torch and transformers; it is made if missing, and so is another beside
+# it with transformers 5 (needs a package registry).
 VENV ?= out/venv
 interop: build
 	bench/interop.sh $(BZD) $(VENV) $(PYTHON)
 
+nightly: export FAMILIES = olmoe mixtral qwen2_moe qwen3_moe
 nightly: test lint genesis-verify interop
+	BZD_EMULATE=all $(GO) test ./training/cuda ./training/cuda/emu
 	$(MAKE) race RACE=./...
 	$(MAKE) fuzz FUZZTIME=2m
 	$(MAKE) bench-learning

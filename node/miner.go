@@ -12,11 +12,11 @@ import (
 
 	"github.com/blockzero-net/bzd/consensus/beacon"
 	"github.com/blockzero-net/bzd/content"
+	"github.com/blockzero-net/bzd/content/blockstore"
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/node/local"
 	"github.com/blockzero-net/bzd/training"
 	"github.com/blockzero-net/bzd/training/delta"
-	"github.com/blockzero-net/bzd/training/optim"
 )
 
 // mine trains, seals, publishes and commits, all before the commitment deadline. Whatever goes wrong costs this miner
@@ -24,28 +24,29 @@ import (
 func (n *Node) mine(ctx context.Context, t timeline, p *local.Phi) error {
 	n.event(Event{Kind: Phase, Cycle: t.cycle, Text: "train"})
 	o := local.DefaultTrain(n.cfg.Group, n.cfg.Seed, t.cycle)
-	if n.moments == nil { // later cycles have them in memory
-		moments, err := n.readMoments()
-		if err != nil {
-			n.trouble(t.cycle, err)
-		}
-		n.moments = moments
+	if n.memory == nil { // later cycles have it there
+		n.memory = n.recall(t.cycle, p)
 	}
-	o.Moments = n.moments
+	if f := n.memory.Feedback; f != nil && f.Cycle == t.cycle && f.Base == p.Link {
+		return errors.New("a delta for this cycle was made before a restart; a second one would be an equivocation")
+	}
+	o.Memory = *n.memory
 	train, cancel := context.WithDeadline(ctx, t.at(t.Commit))
 	defer cancel()
 	d, after, err := local.Train(train, n.local, p, o, func(x training.Progress) {
 		n.event(Event{Kind: Training, Cycle: t.cycle, Done: x.Step, Total: x.Steps})
 	})
+	if errors.Is(err, delta.ErrRange) {
+		n.memory.Feedback = nil // it may be the reason
+	}
 	if err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
-	n.moments = &after
-	if err := training.WriteState(n.momentsFile(), training.State{Values: make([]float32, len(after.M)), Moments: after}); err != nil {
+	if err := n.remember(after); err != nil { // before anybody sees the delta: what was sent must not be forgotten
 		n.trouble(t.cycle, err)
 	}
 	if n.cfg.Behaviour.Worse {
-		if d, err = opposite(p, d); err != nil {
+		if d, err = n.opposite(p, d); err != nil {
 			return err
 		}
 	}
@@ -55,6 +56,10 @@ func (n *Node) mine(ctx context.Context, t timeline, p *local.Phi) error {
 	}
 	if !n.cfg.Behaviour.Withhold {
 		if err := sealed.Publish(ctx, n.content); err != nil {
+			return fmt.Errorf("publish: %w", err)
+		}
+		if err := n.store.Pin(ctx, blockstore.Pin{Owner: owner(pinSubmission, "%d", t.cycle),
+			Blocks: append(content.Segments(sealed.Manifest), sealed.Link.Cid())}); err != nil {
 			return fmt.Errorf("publish: %w", err)
 		}
 	}
@@ -77,12 +82,9 @@ func (n *Node) mine(ctx context.Context, t timeline, p *local.Phi) error {
 
 // seal encrypts the delta under a fresh seed that the beacon round T_k opens.
 func (n *Node) seal(t timeline, p *local.Phi, d *delta.Delta) (*content.Sealed, error) {
-	payload, err := d.Payload()
-	if err != nil {
-		return nil, err
-	}
+	payload := d.Payload()
 	if n.cfg.Behaviour.Corrupt {
-		payload[0], payload[1] = 0xc0, 0x7f // a NaN
+		payload[0], payload[1] = 0xc0, 0x7f // a NaN in either codec
 	}
 	var seed content.Seed
 	if _, err := rand.Read(seed[:]); err != nil {
@@ -98,8 +100,8 @@ func (n *Node) seal(t timeline, p *local.Phi, d *delta.Delta) (*content.Sealed, 
 }
 
 // opposite negates a delta.
-func opposite(p *local.Phi, d *delta.Delta) (*delta.Delta, error) {
-	want, err := p.Expect(d.Header().Group)
+func (n *Node) opposite(p *local.Phi, d *delta.Delta) (*delta.Delta, error) {
+	want, err := n.local.Expect(p, d.Header().Group)
 	if err != nil {
 		return nil, err
 	}
@@ -112,18 +114,42 @@ func opposite(p *local.Phi, d *delta.Delta) (*delta.Delta, error) {
 	return delta.New(want, units)
 }
 
-func (n *Node) momentsFile() string { return filepath.Join(n.cfg.Dir, "moments") }
+func (n *Node) momentsFile() string  { return filepath.Join(n.cfg.Dir, "moments") }
+func (n *Node) feedbackFile() string { return filepath.Join(n.cfg.Dir, "feedback") }
 
-// readMoments returns the optimizer's moments of the last cycle, nil if there are none.
-func (n *Node) readMoments() (*optim.State, error) {
-	s, err := training.ReadState(n.momentsFile())
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, nil // a fresh start
-	case err != nil:
-		return nil, err
+// momentsOf marks the moments of this miner's group.
+func (n *Node) momentsOf() [32]byte {
+	return sha256.Sum256(fmt.Appendf(nil, "bzd/moments\x00%s\x00%s", n.cfg.Network, n.cfg.Group))
+}
+
+// remember keeps what a miner needs in the next cycle, in memory and on disk.
+func (n *Node) remember(m local.Memory) error {
+	n.memory = &m
+	var errs []error
+	if m.Feedback != nil {
+		errs = append(errs, m.Feedback.WriteFile(n.feedbackFile()))
 	}
-	return &s.Moments, nil
+	errs = append(errs, training.WriteState(n.momentsFile(), training.State{Job: n.momentsOf(), Values: make([]float32, len(m.Moments.M)), Moments: *m.Moments}))
+	return errors.Join(errs...)
+}
+
+// recall reads what remember wrote. What is missing or damaged is started afresh.
+func (n *Node) recall(cycle uint64, p *local.Phi) *local.Memory {
+	m := &local.Memory{}
+	s, err := training.ReadState(n.momentsFile())
+	if err == nil && s.Job == n.momentsOf() {
+		m.Moments = &s.Moments
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		n.trouble(cycle, err)
+	}
+	want, err := n.local.Expect(p, n.cfg.Group)
+	if err == nil {
+		m.Feedback, err = delta.ReadFeedback(n.feedbackFile(), want.Group, want.Tensors)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		n.trouble(cycle, err)
+	}
+	return m
 }
 
 // salt is 32 random bytes.

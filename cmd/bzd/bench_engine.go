@@ -33,7 +33,7 @@ type engineBench struct {
 	seconds float64
 	asJSON  bool
 
-	peer *peer
+	peer *rival
 }
 
 // engineReport is what bench engine measured. Times are those of the fastest run of all rounds.
@@ -331,8 +331,8 @@ func rate(v float64, unit string) string {
 	return fmt.Sprintf("%.0f %s", v, unit)
 }
 
-// peer is the child process that runs what bzd is compared with.
-type peer struct {
+// rival is the child process that runs what bzd is compared with.
+type rival struct {
 	Numpy, Torch string
 
 	cmd *exec.Cmd
@@ -341,7 +341,7 @@ type peer struct {
 	err *strings.Builder
 }
 
-func startPeer(ctx context.Context, venv string) (*peer, error) {
+func startPeer(ctx context.Context, venv string) (*rival, error) {
 	if _, err := os.Stat(peerScript); err != nil {
 		return nil, fmt.Errorf("no %s here: run this from the root of the repository, or without --venv", peerScript)
 	}
@@ -349,7 +349,7 @@ func startPeer(ctx context.Context, venv string) (*peer, error) {
 	if runtime.GOOS == "windows" {
 		python = filepath.Join(venv, "Scripts", "python.exe")
 	}
-	p := &peer{cmd: exec.CommandContext(ctx, python, peerScript), err: &strings.Builder{}}
+	p := &rival{cmd: exec.CommandContext(ctx, python, peerScript), err: &strings.Builder{}}
 	p.cmd.Stderr = p.err
 	var err error
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
@@ -370,7 +370,7 @@ func startPeer(ctx context.Context, venv string) (*peer, error) {
 }
 
 // ask gives the seconds of the runs that q asks for.
-func (p *peer) ask(q any) (seconds []float64, err error) {
+func (p *rival) ask(q any) (seconds []float64, err error) {
 	if err := json.NewEncoder(p.in).Encode(q); err != nil {
 		return nil, p.fault(err)
 	}
@@ -383,7 +383,7 @@ func (p *peer) ask(q any) (seconds []float64, err error) {
 	return seconds, nil
 }
 
-func (p *peer) read(v any) error {
+func (p *rival) read(v any) error {
 	line, err := p.out.ReadBytes('\n')
 	if err == nil {
 		err = json.Unmarshal(line, v)
@@ -391,7 +391,7 @@ func (p *peer) read(v any) error {
 	return p.fault(err)
 }
 
-func (p *peer) fault(err error) error {
+func (p *rival) fault(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -399,7 +399,7 @@ func (p *peer) fault(err error) error {
 	return fmt.Errorf("the peer stopped: %w: %s", err, strings.TrimSpace(p.err.String()))
 }
 
-func (p *peer) close() error {
+func (p *rival) close() error {
 	p.in.Close()
 	if p.cmd.ProcessState != nil {
 		return nil

@@ -26,6 +26,7 @@ type common struct {
 	dir     string
 	goroot  string
 	data    pairs
+	topK    int // density of a genesis that is set up, -1 for the default
 }
 
 // pairs collects repeated name=value flags.
@@ -50,14 +51,14 @@ func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 
 // newFlags starts a flag set whose --help prints text and the flags.
 func newFlags(env environment, name, text string) *common {
-	c := &common{env: env, help: text, set: flag.NewFlagSet(name, flag.ContinueOnError)}
+	c := &common{env: env, help: text, topK: -1, set: flag.NewFlagSet(name, flag.ContinueOnError)}
 	c.set.SetOutput(io.Discard) // run says what is wrong, in one line
 	return c
 }
 
 func (c *common) compute() *common {
 	c.set.IntVar(&c.threads, "threads", 0, "goroutines to compute with; 0 means all processors. Never changes a result")
-	c.set.StringVar(&c.isa, "isa", "", "instruction set: avx512, avx2 or scalar; empty means the fastest. Never changes a result")
+	c.set.StringVar(&c.isa, "isa", "", "instruction set: avx512, avx2, neon or scalar; empty means the fastest. Never changes a result")
 	return c
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/blockzero-net/bzd/node/local"
 	"github.com/blockzero-net/bzd/training"
 	"github.com/blockzero-net/bzd/training/backend"
+	"github.com/blockzero-net/bzd/training/delta"
 )
 
 func train(ctx context.Context, env environment, args []string) (err error) {
@@ -24,6 +25,7 @@ same delta as if it had never stopped. On a card it multiplies in bfloat16, so t
 	out := c.set.String("out", "", "delta `FILE` to write")
 	from := c.set.String("checkpoint", "", "checkpoint directory; empty means the network's genesis")
 	moments := c.set.String("moments", "", "`FILE` with the optimizer's moments: read if it exists, written at the end, for the next cycle")
+	feedback := c.set.String("feedback", "", "`FILE` with what earlier deltas could not say: read if it exists, written at the end, for the next cycle")
 	c.set.StringVar(&o.Group, "group", "", "expert group to train")
 	c.set.Int64Var(&o.Tokens, "tokens", o.Tokens, "tokens to train on, replay of general text included")
 	c.set.StringVar(&o.Seed, "seed", o.Seed, "the miner's own seed: the order in which it reads the text")
@@ -31,6 +33,7 @@ same delta as if it had never stopped. On a card it multiplies in bfloat16, so t
 	c.set.IntVar(&o.Batch, "batch", o.Batch, "sequences per step")
 	c.set.IntVar(&o.Replay, "replay", o.Replay, "of them general text, so that it is not forgotten")
 	c.set.Float64Var(&o.LearningRate, "lr", o.LearningRate, "peak learning rate; falls to zero within the cycle")
+	c.set.Float64Var(&o.Refine, "refine", o.Refine, "times --lr: peak of the second pass, over the values that are sent; 0 leaves it out")
 	plan := c.memoryPlan()
 	exact := c.set.Bool("exact", false, "on a card, compute as the CPU does, to the bit: the same delta, slower")
 	if err := c.parse(args, false); err != nil {
@@ -50,10 +53,12 @@ same delta as if it had never stopped. On a card it multiplies in bfloat16, so t
 		return usageError("--replay %d: less than --batch, %d, so that something is left for the group", o.Replay, o.Batch)
 	case !(o.LearningRate > 0 && o.LearningRate < 1):
 		return usageError("--lr %v: above 0 and below 1", o.LearningRate)
+	case !(o.Refine >= 0 && o.Refine*o.LearningRate < 1):
+		return usageError("--refine %v: at least 0, and below 1 when multiplied by --lr", o.Refine)
 	case o.Cycle > maxCycle:
 		return usageError("--cycle %d: at most %d", o.Cycle, maxCycle)
 	}
-	for _, path := range []string{*out, *moments} {
+	for _, path := range []string{*out, *moments, *feedback} {
 		if path == "" {
 			continue
 		}
@@ -69,10 +74,14 @@ same delta as if it had never stopped. On a card it multiplies in bfloat16, so t
 	if err != nil {
 		return err
 	}
-	if err := enoughTokens(n, o); err != nil {
+	seq, err := n.Sequence(cmp.Or(*from, start))
+	if err != nil {
 		return err
 	}
-	if stop, err := plan.fit(c, cmp.Or(*from, start), &o, int(n.Genesis.Params.SequenceLength), *exact); stop || err != nil {
+	if err := enoughTokens(seq, o); err != nil {
+		return err
+	}
+	if stop, err := plan.fit(c, cmp.Or(*from, start), &o, seq, *exact); stop || err != nil {
 		return err
 	}
 	b, done, err := c.hardware(c.workers(), !*exact)
@@ -93,7 +102,8 @@ same delta as if it had never stopped. On a card it multiplies in bfloat16, so t
 	if err != nil {
 		return err
 	}
-	if _, err := p.Expect(o.Group); err != nil {
+	want, err := n.Expect(p, o.Group)
+	if err != nil {
 		return err
 	}
 	kind := momentsOf(n, o.Group)
@@ -106,7 +116,13 @@ same delta as if it had never stopped. On a card it multiplies in bfloat16, so t
 		case s.Job != kind:
 			return fmt.Errorf("%s: not the moments of group %s in this network; give another file", *moments, o.Group)
 		default:
-			o.Moments = &s.Moments
+			o.Memory.Moments = &s.Moments
+		}
+	}
+	if *feedback != "" {
+		o.Memory.Feedback, err = delta.ReadFeedback(*feedback, want.Group, want.Tensors)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
 	o.StatePath = *out + ".state"
@@ -119,18 +135,19 @@ same delta as if it had never stopped. On a card it multiplies in bfloat16, so t
 		return err
 	}
 	if *moments != "" {
-		if err := training.WriteState(*moments, training.State{Job: kind, Values: make([]float32, len(after.M)), Moments: after}); err != nil {
+		if err := training.WriteState(*moments, training.State{Job: kind, Values: make([]float32, len(after.Moments.M)), Moments: *after.Moments}); err != nil {
+			return err
+		}
+	}
+	if *feedback != "" && after.Feedback != nil {
+		if err := after.Feedback.WriteFile(*feedback); err != nil {
 			return err
 		}
 	}
 	if err := local.RemoveState(o.StatePath); err != nil {
 		return err
 	}
-	raw, err := d.Payload()
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(env.out, "wrote %s: group %s, base %s, %d bytes of payload\n", *out, o.Group, p.Link, len(raw))
+	fmt.Fprintf(env.out, "wrote %s: group %s, base %s, %d bytes of payload\n", *out, o.Group, p.Link, d.Header().Size)
 	return nil
 }
 
@@ -141,8 +158,7 @@ const (
 )
 
 // enoughTokens checks that a cycle's tokens are more steps than the warm-up.
-func enoughTokens(n *local.Network, o local.TrainOptions) error {
-	seq := int(n.Genesis.Params.SequenceLength)
+func enoughTokens(seq int, o local.TrainOptions) error {
 	if least := int64(o.Warmup+1) * int64(o.Batch*seq); o.Tokens < least || o.Tokens > maxTokens {
 		return usageError("--tokens %d: from %d, %d steps of %d sequences of %d, to %d", o.Tokens, least, o.Warmup+1, o.Batch, seq, int64(maxTokens))
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/node/devnet"
+	"github.com/blockzero-net/bzd/node/local/localtest"
 )
 
 // binary is the real program, built once.
@@ -54,7 +55,7 @@ func script(t *testing.T, name string) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"submission": submission, "certified": certified, "learns": learns, "pays": pays, "same": same, "base": base,
-			"unharmed": unharmed, "occupy": occupy,
+			"unharmed": unharmed, "occupy": occupy, "family": family, "last": last,
 		},
 		Condition: func(name string) (bool, error) {
 			if name != "smalldisk" {
@@ -67,6 +68,7 @@ func script(t *testing.T, name string) {
 
 func TestNetwork(t *testing.T) { script(t, "network") }
 func TestRefuses(t *testing.T) { script(t, "refuses") }
+func TestFamily(t *testing.T)  { script(t, "family") }
 
 // read decodes a --json result.
 func read(ts *testscript.TestScript, file string) devnet.Result {
@@ -172,6 +174,26 @@ func occupy(ts *testscript.TestScript, _ bool, args []string) {
 	_, port, err := net.SplitHostPort(l.Addr().String())
 	ts.Check(err)
 	ts.Setenv(args[0], port)
+}
+
+// family NAME DIR: writes a small Hugging Face model of that family.
+func family(ts *testscript.TestScript, _ bool, args []string) {
+	for _, f := range localtest.Families() {
+		if f.String() == args[0] {
+			ts.Check(localtest.Write(ts.MkAbs(args[1]), localtest.Config(f), false, 0))
+			return
+		}
+	}
+	ts.Fatalf("no family %s", args[0])
+}
+
+// last FILE VARIABLE: sets the variable to the checkpoint that the run ended with, which is not the one it began with.
+func last(ts *testscript.TestScript, _ bool, args []string) {
+	r := read(ts, args[0])
+	if r.Cycles[0].Base == r.Checkpoint {
+		ts.Fatalf("nothing was merged")
+	}
+	ts.Setenv(args[1], r.Checkpoint.String())
 }
 
 // base A B: the second run began where the first ended.

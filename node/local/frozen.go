@@ -16,7 +16,7 @@ func Outline(dir, name string) (model.Config, []model.ExpertRef, error) {
 		return model.Config{}, nil, err
 	}
 	defer c.Close()
-	config, err := readConfig(c, dir)
+	config, _, err := readConfig(c, dir)
 	if err != nil {
 		return model.Config{}, nil, err
 	}
@@ -39,6 +39,9 @@ func LoadToTrain(b backend.Backend, dir, name string) (*Phi, error) {
 		return nil, err
 	}
 	return loadPhi(dir, func(c model.Config, src model.Source) (*model.Model, error) {
+		if err := checkMemory(b, c); err != nil {
+			return nil, err
+		}
 		return model.NewFrozen(b, c, src, refs)
 	}, true)
 }

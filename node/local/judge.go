@@ -75,10 +75,13 @@ func Beacons(text string, cycle uint64) []validation.Beacon {
 	return out
 }
 
-// RemoveState removes a training state that is not needed any more; a missing one is fine.
+// RemoveState removes the states of a training run that is done; missing ones are fine.
 func RemoveState(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	var errs []error
+	for _, p := range []string{path, path + "." + refinePass} {
+		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
 	}
-	return nil
+	return errors.Join(errs...)
 }

@@ -82,15 +82,16 @@ func (n *Network) score(ctx context.Context, p *Phi, name string, cycle uint64, 
 		return nil, err
 	}
 	var baselines []validation.Baseline
+	under := below(p, g)
 	for _, domain := range []string{g.Domain, n.Genesis.Canary} {
 		if n.quota(domain).Score == 0 {
 			continue
 		}
-		samples, _, err := n.Draw(domain, cycle, beacons)
+		samples, _, err := n.Draw(p.Tokens, domain, cycle, beacons)
 		if err != nil {
 			return nil, err
 		}
-		b, err := validation.NewBaseline(ctx, n.losses(p.Model, workers), samples)
+		b, err := validation.NewBaseline(ctx, n.losses(p.Model, p.Tokens, workers, under), samples)
 		if err != nil {
 			return nil, err
 		}
@@ -107,7 +108,7 @@ func (n *Network) score(ctx context.Context, p *Phi, name string, cycle uint64, 
 			rows[i] = protocol.Row{Miner: s.Miner, Status: protocol.StatusInvalid}
 			continue
 		}
-		if rows[i], err = validation.Measure(ctx, s.Miner, n.losses(m, workers), baselines...); err != nil {
+		if rows[i], err = validation.Measure(ctx, s.Miner, n.losses(m, p.Tokens, workers, under), baselines...); err != nil {
 			return nil, err
 		}
 	}

@@ -5,6 +5,9 @@ import "errors"
 // ErrOutOfMemory is wrapped by what Sync returns when the device has too little memory. Smaller batches help.
 var ErrOutOfMemory = errors.New("out of device memory")
 
+// ErrUnsupported is wrapped by what Sync returns after an operation that the backend does not compute. It does not go away.
+var ErrUnsupported = errors.New("operation not computed by this backend")
+
 // Buffer is a run of float32 in the backend's memory. Buffers of one backend are not understood by another.
 type Buffer interface {
 	// Len is the number of values.
@@ -34,6 +37,7 @@ type Backend interface {
 	Norm
 	Attention
 	Mixture
+	Block
 	Loss
 	Optimizer
 }
@@ -146,6 +150,24 @@ type Mixture interface {
 	// the experts that have buffers. x is that of the forward pass; it may be nil if no expert has buffers. balance is the coefficient of the load-balance loss Experts·Σ_e load_e·mean prob_e, where
 	// load_e is the slots of e per token, taken as constant. It uses up what m kept: one backward pass per forward pass.
 	MixtureGrad(dx, dlogits, dy, x Buffer, experts []Expert, grads []ExpertGrad, m Mix, balance float32)
+}
+
+// Block is what layers hold besides in some families of models: biases, rotary embedding without a norm per head, and an
+// expert that every token goes through. Weights and biases are float32, and so are gates.
+type Block interface {
+	// AddBias adds bias to every row of x.
+	AddBias(x, bias Buffer)
+	// Rotate sets y to x with each of the heads of a row, dim values each, rotated by the row's position in its sequence of
+	// seq rows, or with back by that angle the other way, which is the gradient. y may be x.
+	Rotate(y, x Buffer, r Rope, dim, heads, seq int, back bool)
+	// SwiGLU sets y = silu(gate)·up.
+	SwiGLU(y, gate, up Buffer)
+	// SwiGLUGrad sets dgate and dup.
+	SwiGLUGrad(dgate, dup, dy, gate, up Buffer)
+	// AddGated adds sigmoid(gate)·x to y, for one gate per row.
+	AddGated(y, x, gate Buffer)
+	// AddGatedGrad sets dx, and dgate, one per row.
+	AddGatedGrad(dx, dgate, dy, x, gate Buffer)
 }
 
 // Loss covers both ends of the model: embedding lookup and cross-entropy.

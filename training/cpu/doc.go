@@ -1,5 +1,5 @@
 // Package cpu computes the model on the processor, exactly: the bits of every result are fixed by docs/spec/exact.md and
-// are the same for AVX-512, AVX2 and plain Go, for any number of threads and any composition of a batch.
+// are the same for AVX-512, AVX2, NEON and plain Go, for any number of threads and any composition of a batch.
 //
 // [New] returns a backend.Backend. Matrix products run in generated assembly tiles (internal/asmgen) over packed panels
 // of 16 columns; element-wise operations and reductions run over vectors of 16 lanes. The plain Go code in scalar.go is

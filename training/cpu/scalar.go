@@ -6,9 +6,9 @@ import (
 )
 
 // fma returns a·b + c rounded once to float32. The product is exact in float64; the sum is rounded to odd there, so the
-// second rounding cannot err. A compiler that fuses p into a sum, as for arm64, changes nothing: p is exact.
+// second rounding cannot err.
 func fma(a, b, c float32) float32 {
-	p := float64(a) * float64(b)
+	p := float64(float64(a) * float64(b))
 	z := float64(c)
 	s := p + z
 	t := s - p

@@ -12,7 +12,7 @@ import (
 
 // ReadFile reads and decodes a delta file. A file larger than any delta of what is expected is not read.
 func ReadFile(path string, want Expect) (*Delta, error) {
-	expected, err := denseHeader(want)
+	expected, err := want.header()
 	if err != nil {
 		return nil, err
 	}

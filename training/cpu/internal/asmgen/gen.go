@@ -12,11 +12,20 @@ import (
 type isa int
 
 const (
+	neon   isa = 128
 	avx2   isa = 256
 	avx512 isa = 512
 )
 
-func (w isa) suffix() string { return map[isa]string{avx2: "AVX2", avx512: "AVX512"}[w] }
+func (w isa) suffix() string { return map[isa]string{neon: "NEON", avx2: "AVX2", avx512: "AVX512"}[w] }
+
+// move is the instruction that loads an integer register.
+func (w isa) move() string {
+	if w == neon {
+		return "MOVD"
+	}
+	return "MOVQ"
+}
 
 // gen accumulates the assembly text and the Go declarations of the kernels.
 type gen struct {
@@ -70,7 +79,7 @@ func (g *gen) begin(name, doc string, params []param, ret bool, regs map[string]
 	fmt.Fprintf(&g.asm, "\n// func %s(%s)%s\nTEXT ·%s(SB), NOSPLIT, $%d-%d\n", full, strings.Join(args, ", "), result, full, g.frame, n)
 	for _, p := range params {
 		if r, ok := regs[p.name]; ok {
-			g.line("MOVQ %s+%d(FP), %s", p.name, off[p.name], r)
+			g.line("%s %s+%d(FP), %s", g.isa.move(), p.name, off[p.name], r)
 		}
 	}
 	return off
