@@ -4,7 +4,5 @@ package main
 
 import "time"
 
-var started = time.Now()
-
 // processTime stands for the processor time that this process has used: of a thread that nothing interrupts.
-func processTime() time.Duration { return time.Since(started) }
+func processTime() time.Duration { return time.Duration(time.Now().UnixNano()) }
