@@ -7,7 +7,7 @@ PYTHON  ?= python3
 export CGO_ENABLED = 0
 
 .PHONY: all build cuda cuda-carry cuda-test ptx ptxas demo rehearse devnet test devnet-test arm64 race lint fuzz generate genesis \
-	genesis-verify bench bench-learning interop nightly clean
+	genesis-verify bench bench-learning bench-content interop nightly clean
 
 all: build
 
@@ -116,6 +116,10 @@ bench:
 bench-learning: build
 	$(BZD) rehearse --cycles 20 --miners 1 --plot bench/learning.svg
 
+# How fast checkpoints are imported and fetched, beside kubo (which needs the module proxy).
+bench-content:
+	bench/content/run.sh
+
 # Loads checkpoints in transformers and compares them with bzd, and models of every family that transformers writes; a
 # network trains those of FAMILIES. VENV must have torch and transformers; it is made if missing, and so is another beside
 # it with transformers 5 (needs a package registry).
@@ -128,6 +132,7 @@ nightly: test lint genesis-verify interop
 	BZD_EMULATE=all $(GO) test ./training/cuda ./training/cuda/emu
 	$(MAKE) race RACE=./...
 	$(MAKE) fuzz FUZZTIME=2m
+	$(GO) test -run Kill -count=20 ./content/blockstore ./content/exchange
 	$(MAKE) bench-learning
 
 clean:

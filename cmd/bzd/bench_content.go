@@ -109,31 +109,35 @@ func (b *contentBench) dir() string {
 	return filepath.Join(b.tmp, fmt.Sprint(b.made))
 }
 
-// randomCheckpoint writes a checkpoint of random bytes: a hub, and four groups of which the last has a seed of its own.
-func (b *contentBench) randomCheckpoint(total int64, seed uint64) (dir string, group uint64, err error) {
+// randomCheckpoint writes a checkpoint of random bytes: a hub, and four groups, of which the last is one of several. All are
+// windows of the same numbers, so that not all of them are in memory at a time; chunks of two windows have nothing in common.
+func (b *contentBench) randomCheckpoint(total int64, last int) (dir string, group uint64, err error) {
 	dir = b.dir()
 	n := int(total / 4 / 5)
-	fill := func(name string, seed uint64) checkpoint.File {
-		rng := rand.New(rand.NewPCG(seed, uint64(total)))
-		data := make([]float32, n)
-		for i := range data {
-			data[i] = rng.Float32()
-		}
-		return checkpoint.File{Name: name + ".safetensors", Tensors: []checkpoint.Tensor{
-			{Name: name, DType: checkpoint.F32, Shape: []int64{int64(n)}, Data: data}}}
+	data := make([]float32, n+16)
+	rng := rand.New(rand.NewPCG(1, uint64(total)))
+	for i := range data {
+		data[i] = rng.Float32()
 	}
-	files := []checkpoint.File{fill("hub-00001", 1), fill("experts-a", 2), fill("experts-b", 3), fill("experts-c", 4), fill("experts-d", seed)}
-	_, err = checkpoint.Write(dir, checkpoint.Contents{Documents: map[string][]byte{"config.json": []byte(`{"model_type":"qwen3_moe"}`)}, Files: files})
+	window := func(name string, shift int) checkpoint.File {
+		return checkpoint.File{Name: name + ".safetensors", Tensors: []checkpoint.Tensor{
+			{Name: name, DType: checkpoint.F32, Shape: []int64{int64(n)}, Data: data[shift : shift+n]}}}
+	}
+	_, err = checkpoint.Write(dir, checkpoint.Contents{
+		Documents: map[string][]byte{"config.json": []byte(`{"model_type":"qwen3_moe"}`)},
+		Files: []checkpoint.File{window("hub-00001", 0), window("experts-a", 1), window("experts-b", 2), window("experts-c", 3),
+			window("experts-d", last)},
+	})
 	return dir, 4 * uint64(n), err
 }
 
 func (b *contentBench) run(ctx context.Context) (r contentReport, err error) {
 	r.Rounds, r.Agrees = b.rounds, true
-	src, group, err := b.randomCheckpoint(int64(b.size), 5)
+	src, group, err := b.randomCheckpoint(int64(b.size), 4)
 	if err != nil {
 		return r, err
 	}
-	next, _, err := b.randomCheckpoint(int64(b.size), 6)
+	next, _, err := b.randomCheckpoint(int64(b.size), 5)
 	if err != nil {
 		return r, err
 	}
@@ -207,8 +211,10 @@ func (b *contentBench) run(ctx context.Context) (r contentReport, err error) {
 		all.kimp, all.kfetch = append(all.kimp, rate(ki)), append(all.kfetch, rate(kf))
 		all.rimp, all.rfetch = append(all.rimp, ki/seconds), append(all.rfetch, kf/fetched.Seconds)
 	}
-	r.Hash, r.Write, r.Stream, r.Import, r.Fetch = middle(all.hash), middle(all.write), middle(all.stream), middle(all.imp), middle(all.fetch)
-	r.KuboImport, r.KuboFetch, r.ImportRatio, r.FetchRatio, r.StreamRatio = middle(all.kimp), middle(all.kfetch), middle(all.rimp), middle(all.rfetch), middle(all.rstream)
+	r.Hash, r.Write, r.Stream, r.Import, r.Fetch = middle(all.hash), middle(all.write), middle(all.stream), middle(all.imp),
+		middle(all.fetch)
+	r.KuboImport, r.KuboFetch = middle(all.kimp), middle(all.kfetch)
+	r.ImportRatio, r.FetchRatio, r.StreamRatio = middle(all.rimp), middle(all.rfetch), middle(all.rstream)
 	if err := b.moves(ctx, &r, src, next, group); err != nil {
 		return r, err
 	}
@@ -225,6 +231,14 @@ func (b *contentBench) moves(ctx context.Context, r *contentReport, src, next st
 	changed, err := b.task(ctx, "import", next, store)
 	if err != nil {
 		return err
+	}
+	// Five honest peers are five processes, and a store belongs to one. Nobody has it open yet.
+	stores := []string{store}
+	for range 4 {
+		stores = append(stores, b.dir())
+		if err := linkTree(store, stores[len(stores)-1]); err != nil {
+			return err
+		}
 	}
 	server, silent := &process{}, &process{}
 	if err := b.start(ctx, server, "serve", store); err != nil {
@@ -253,7 +267,6 @@ func (b *contentBench) moves(ctx context.Context, r *contentReport, src, next st
 		return err
 	}
 
-	// Five honest peers are five processes: a store belongs to one.
 	addresses := []string{server.first.Address}
 	var others []*process
 	defer func() {
@@ -261,13 +274,9 @@ func (b *contentBench) moves(ctx context.Context, r *contentReport, src, next st
 			err = errors.Join(err, p.stop())
 		}
 	}()
-	for range 4 {
-		copied := b.dir()
-		if err := linkTree(store, copied); err != nil {
-			return err
-		}
+	for _, store := range stores[1:] {
 		p := &process{}
-		if err := b.start(ctx, p, "serve", copied); err != nil {
+		if err := b.start(ctx, p, "serve", store); err != nil {
 			return err
 		}
 		others = append(others, p)
@@ -366,7 +375,7 @@ type process struct {
 // start starts a process and reads what it says, up to its first line that is not of progress.
 func (b *contentBench) start(ctx context.Context, p *process, args ...string) error {
 	p.cmd = exec.CommandContext(ctx, b.self, append([]string{"bench", "peer"}, args...)...)
-	p.cmd.Stderr = b.env.err
+	p.cmd.Args[0], p.cmd.Stderr = os.Args[0], b.env.err
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
 		return err

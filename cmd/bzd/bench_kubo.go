@@ -45,7 +45,8 @@ func (k *kuboBench) init(ctx context.Context, repo string) error {
 		{"config", "Routing.Type", "none"},
 		{"config", "--json", "AutoConf.Enabled", "false"},
 		{"config", "--json", "AutoTLS.Enabled", "false"},
-		{"config", "--json", "Swarm.Transports.Network", `{"QUIC": false, "WebTransport": false, "Websocket": false, "WebRTCDirect": false, "Relay": false}`},
+		{"config", "--json", "Swarm.Transports.Network",
+			`{"QUIC": false, "WebTransport": false, "Websocket": false, "WebRTCDirect": false, "Relay": false}`},
 		{"config", "--json", "Provide.Enabled", "false"},
 		{"config", "--json", "DNS.Resolvers", "{}"},
 		{"config", "--json", "Ipns.DelegatedPublishers", "[]"},
@@ -66,8 +67,8 @@ func (k *kuboBench) round(ctx context.Context, b *contentBench, src string) (imp
 		return 0, 0, "", err
 	}
 	start := b.env.now()
-	if root, err = k.run(ctx, a, "add", "-r", "-Q", "--cid-version=1", "--raw-leaves", "--chunker=size-1048576", "--max-file-links=174",
-		"--progress=false", src); err != nil {
+	if root, err = k.run(ctx, a, "add", "-r", "-Q", "--cid-version=1", "--raw-leaves", "--chunker=size-1048576",
+		"--max-file-links=174", "--progress=false", src); err != nil {
 		return 0, 0, "", err
 	}
 	imported = b.env.now().Sub(start).Seconds()

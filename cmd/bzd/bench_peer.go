@@ -75,14 +75,17 @@ func benchPeer(ctx context.Context, env environment, args []string) error {
 		if err != nil {
 			return err
 		}
-		h, err := benchHost(true)
+		h, err := plainHost(true)
 		if err != nil {
 			return err
 		}
 		x := exchange.New(h, s, exchange.Config{})
 		h.SetStreamHandler(benchProtocol, sendBytes)
 		if len(args) > 2 {
-			h.SetStreamHandler(exchange.BulkProtocol, func(st network.Stream) { _, _ = io.Copy(io.Discard, st); <-ctx.Done() })
+			h.SetStreamHandler(exchange.BulkProtocol, func(st network.Stream) {
+				_, _ = io.Copy(io.Discard, st)
+				<-ctx.Done()
+			})
 		}
 		err = say(peerReport{Address: h.Addrs()[0].String() + "/p2p/" + h.ID().String()})
 		if args[0] == "serve" && err == nil {
@@ -103,14 +106,15 @@ func openBenchStore(dir string) (*blockstore.Store, error) {
 	return blockstore.Open(dir, o)
 }
 
-// benchHost is a host on TCP with Noise, as nodes are.
-func benchHost(listen bool) (host.Host, error) {
+// plainHost is a host on TCP with Noise, as nodes are, without what makes a node of it.
+func plainHost(listen bool) (host.Host, error) {
 	where := libp2p.NoListenAddrs
 	if listen {
 		where = libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0")
 	}
-	return libp2p.New(libp2p.NoTransports, libp2p.Transport(tcp.NewTCPTransport), libp2p.Security(libp2pnoise.ID, libp2pnoise.New), where,
-		libp2p.DisableMetrics(), libp2p.DisableRelay())
+	return libp2p.New(libp2p.NoTransports, libp2p.Transport(tcp.NewTCPTransport),
+		libp2p.Security(libp2pnoise.ID, libp2pnoise.New), where, libp2p.DisableMetrics(), libp2p.DisableRelay(),
+		libp2p.UserAgent("bzd"))
 }
 
 func benchFetch(ctx context.Context, env environment, args []string, say func(peerReport) error) error {
@@ -122,7 +126,7 @@ func benchFetch(ctx context.Context, env environment, args []string, say func(pe
 	if err != nil {
 		return err
 	}
-	h, err := benchHost(false)
+	h, err := plainHost(false)
 	if err != nil {
 		return err
 	}
@@ -174,7 +178,7 @@ func sendBytes(s network.Stream) {
 }
 
 func benchStream(ctx context.Context, env environment, address, bytes string, say func(peerReport) error) error {
-	h, err := benchHost(false)
+	h, err := plainHost(false)
 	if err != nil {
 		return err
 	}

@@ -34,7 +34,6 @@ cycle starts from it. Losses are nats per byte on a fixed probe that no decision
 	train := local.DefaultTrain("", "", 0)
 	c.set.Float64Var(&train.LearningRate, "lr", train.LearningRate, "miners' peak learning rate")
 	c.set.Float64Var(&train.Lead, "lead", train.Lead, "how much of what could not be sent yet miners start ahead of the checkpoint, 0 to 1")
-	c.set.Float64Var(&train.Refine, "refine", train.Refine, "times --lr: peak of miners' second pass, over the values that are sent; 0 leaves it out")
 	c.set.StringVar(&c.dir, "dir", "", "directory for genesis and checkpoints, kept; empty means a temporary one, removed at the end")
 	asJSON := c.set.Bool("json", false, "print one JSON object instead of tables")
 	plot := c.set.String("plot", "", "SVG `FILE` to draw the curves of the probe losses to")
@@ -51,11 +50,9 @@ cycle starts from it. Losses are nats per byte on a fixed probe that no decision
 		return usageError("--lr %v: above 0 and below 1", train.LearningRate)
 	case !(train.Lead >= 0 && train.Lead <= 1):
 		return usageError("--lead %v: 0 to 1", train.Lead)
-	case !(train.Refine >= 0 && train.Refine*train.LearningRate < 1):
-		return usageError("--refine %v: at least 0, and below 1 when multiplied by --lr", train.Refine)
 	}
 	o.Tune = func(x *local.TrainOptions) {
-		x.LearningRate, x.Lead, x.Refine = train.LearningRate, train.Lead, train.Refine
+		x.LearningRate, x.Lead = train.LearningRate, train.Lead
 	}
 	if *plot != "" {
 		if err := newFile(*plot); err != nil {
@@ -126,7 +123,7 @@ cycle starts from it. Losses are nats per byte on a fixed probe that no decision
 		e := json.NewEncoder(env.out)
 		e.SetIndent("", "  ")
 		return e.Encode(rehearsed{Seed: o.Seed, Miners: o.Miners, Values: values, TopK: topK, LearningRate: train.LearningRate,
-			Lead: train.Lead, Refine: train.Refine, Cycles: reports, Checkpoint: last, Seconds: seconds})
+			Lead: train.Lead, Cycles: reports, Checkpoint: last, Seconds: seconds})
 	}
 	summary(env.out, reports)
 	fmt.Fprintf(env.out, "checkpoint %s after %.0f s\n", last, seconds)
@@ -144,7 +141,6 @@ type rehearsed struct {
 	TopK         int                 `json:"topk"`
 	LearningRate float64             `json:"lr"`
 	Lead         float64             `json:"lead"`
-	Refine       float64             `json:"refine"`
 	Cycles       []local.CycleReport `json:"cycles"`
 	Checkpoint   protocol.Link       `json:"checkpoint"`
 	Seconds      float64             `json:"seconds"`

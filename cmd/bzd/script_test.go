@@ -289,13 +289,14 @@ func rehearsal(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 	}
 	var r struct {
-		Seed             string
-		Miners, TopK     int
-		Values           uint64
-		LR, Lead, Refine float64
-		Checkpoint       string
-		Seconds          float64
-		Cycles           []struct {
+		Seed       string
+		Miners     int
+		Values     uint64
+		TopK       int
+		LR, Lead   float64
+		Checkpoint string
+		Seconds    float64
+		Cycles     []struct {
 			Cycle              int
 			Base, Next         string
 			Alpha              json.RawMessage

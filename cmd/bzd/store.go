@@ -66,7 +66,8 @@ func writeJSON(out io.Writer, v any) error {
 func storeStat(ctx context.Context, env environment, args []string) (err error) {
 	c := newFlags(env, "store stat", `Usage: bzd store stat [flags]
 
-Says what the block store of a node holds, what of it is pinned and by whom. Blocks that several pins keep count for each.`).nodeDir()
+Says what the block store of a node holds, what of it is pinned and by whom. Blocks that several pins keep count for
+each.`).nodeDir()
 	asJSON := c.set.Bool("json", false, "print one JSON object")
 	if err := c.parse(args, false); err != nil {
 		return err
@@ -85,7 +86,8 @@ Says what the block store of a node holds, what of it is pinned and by whom. Blo
 	}
 	fmt.Fprintf(env.out, "store       %s\n", filepath.Join(dir, "blocks"))
 	fmt.Fprintf(env.out, "blocks      %d, %s\n", stat.Blocks, bytesText(stat.Bytes))
-	fmt.Fprintf(env.out, "pinned      %s; bzd store gc would delete %s\n", bytesText(stat.PinnedBytes), bytesText(stat.Bytes-min(stat.Bytes, stat.PinnedBytes)))
+	garbage := stat.Bytes - min(stat.Bytes, stat.PinnedBytes)
+	fmt.Fprintf(env.out, "pinned      %s; bzd store gc would delete %s\n", bytesText(stat.PinnedBytes), bytesText(garbage))
 	fmt.Fprintf(env.out, "on disk     %s, %s are free\n\n", bytesText(stat.Disk), bytesText(stat.Free))
 	return pinTable(env.out, stat.Pins)
 }
@@ -154,7 +156,8 @@ func importBlocks(ctx context.Context, env environment, s *blockstore.Store, nam
 func storeGC(ctx context.Context, env environment, args []string) (err error) {
 	c := newFlags(env, "store gc", `Usage: bzd store gc [flags]
 
-Deletes the blocks that no pin keeps and gives their space back. Interrupted, it has deleted some of them and harmed nothing.`).nodeDir()
+Deletes the blocks that no pin keeps and gives their space back. Interrupted, it has deleted some of them and harmed
+nothing.`).nodeDir()
 	asJSON := c.set.Bool("json", false, "print one JSON object")
 	if err := c.parse(args, false); err != nil {
 		return err
@@ -173,7 +176,8 @@ Deletes the blocks that no pin keeps and gives their space back. Interrupted, it
 	if *asJSON {
 		return writeJSON(env.out, got)
 	}
-	fmt.Fprintf(env.out, "deleted %d blocks, %s; kept %d, %s\n", got.Removed, bytesText(got.RemovedBytes), got.Kept, bytesText(got.KeptBytes))
+	fmt.Fprintf(env.out, "deleted %d blocks, %s; kept %d, %s\n", got.Removed, bytesText(got.RemovedBytes),
+		got.Kept, bytesText(got.KeptBytes))
 	return nil
 }
 

@@ -33,7 +33,7 @@ same delta as if it had never stopped. On a card it multiplies in bfloat16, so t
 	c.set.IntVar(&o.Batch, "batch", o.Batch, "sequences per step")
 	c.set.IntVar(&o.Replay, "replay", o.Replay, "of them general text, so that it is not forgotten")
 	c.set.Float64Var(&o.LearningRate, "lr", o.LearningRate, "peak learning rate; falls to zero within the cycle")
-	c.set.Float64Var(&o.Refine, "refine", o.Refine, "times --lr: peak of the second pass, over the values that are sent; 0 leaves it out")
+	c.set.Float64Var(&o.Lead, "lead", o.Lead, "how much of what could not be sent yet training starts ahead of the checkpoint, 0 to 1")
 	plan := c.memoryPlan()
 	exact := c.set.Bool("exact", false, "on a card, compute as the CPU does, to the bit: the same delta, slower")
 	if err := c.parse(args, false); err != nil {
@@ -53,8 +53,8 @@ same delta as if it had never stopped. On a card it multiplies in bfloat16, so t
 		return usageError("--replay %d: less than --batch, %d, so that something is left for the group", o.Replay, o.Batch)
 	case !(o.LearningRate > 0 && o.LearningRate < 1):
 		return usageError("--lr %v: above 0 and below 1", o.LearningRate)
-	case !(o.Refine >= 0 && o.Refine*o.LearningRate < 1):
-		return usageError("--refine %v: at least 0, and below 1 when multiplied by --lr", o.Refine)
+	case !(o.Lead >= 0 && o.Lead <= 1):
+		return usageError("--lead %v: 0 to 1", o.Lead)
 	case o.Cycle > maxCycle:
 		return usageError("--cycle %d: at most %d", o.Cycle, maxCycle)
 	}

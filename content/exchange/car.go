@@ -24,7 +24,9 @@ const maxCARHeader = 4 << 10
 
 // ExportCAR writes the DAG below root as a CAR of version 1, root first, every node before what is below it, each block
 // once, and returns what it wrote. The same DAG gives the same bytes.
-func ExportCAR(ctx context.Context, store Getter, root cid.Cid, out io.Writer, bounds Bounds, report func(Progress)) (Progress, error) {
+func ExportCAR(
+	ctx context.Context, store Getter, root cid.Cid, out io.Writer, bounds Bounds, report func(Progress),
+) (Progress, error) {
 	if err := checkLink(root, protocol.DagPB, protocol.Raw); err != nil {
 		return Progress{}, err
 	}
@@ -55,7 +57,9 @@ func ExportCAR(ctx context.Context, store Getter, root cid.Cid, out io.Writer, b
 
 // descend hands out every block of a DAG once, nodes before what is below them, in the order of their links, and returns how
 // many there were.
-func descend(ctx context.Context, store Getter, root cid.Cid, bounds Bounds, each func(blocks.Block) error) (p Progress, err error) {
+func descend(
+	ctx context.Context, store Getter, root cid.Cid, bounds Bounds, each func(blocks.Block) error,
+) (p Progress, err error) {
 	bounds = bounds.withDefaults()
 	seen, todo := cid.NewSet(), []cid.Cid{root}
 	for len(todo) > 0 {
@@ -103,7 +107,9 @@ type blockStore interface {
 // that collects must be held until the root is pinned. Every block is hashed; one that is not what its CID says, that is
 // longer than [MaxBlock] or is named by a CID that no network has, a header without one root, and a DAG of which blocks
 // are missing, are [ErrContent]; more than the bounds allow is [ErrBounds]. With an error some blocks may be stored.
-func ImportCAR(ctx context.Context, store blockStore, in io.Reader, bounds Bounds, report func(Progress)) (root cid.Cid, p Progress, err error) {
+func ImportCAR(
+	ctx context.Context, store blockStore, in io.Reader, bounds Bounds, report func(Progress),
+) (root cid.Cid, p Progress, err error) {
 	one := func(roots []cid.Cid) error {
 		if len(roots) != 1 {
 			return fmt.Errorf("%d roots, want one", len(roots))

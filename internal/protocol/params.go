@@ -119,8 +119,8 @@ func DemoParams() Params {
 	p.ConfidenceMilli = 1000
 	p.CanaryToleranceNano = 10_000_000 // a weak bound on few samples would veto noise
 	p.Schedule = Schedule{             // ends in time with rounds of 0.7 s and longer; a dev chain makes a block per round
-		Commit: 6, Custody: 7, Open: 8, Evaluate: 15, Search: 4, End: 21,
-		DeltaMillis: 100, Rounds: 2, CycleBlocks: 22,
+		Commit: 3, Custody: 4, Open: 5, Evaluate: 12, Search: 4, End: 18,
+		DeltaMillis: 100, Rounds: 2, CycleBlocks: 19,
 	}
 	return p
 }

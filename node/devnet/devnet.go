@@ -378,16 +378,11 @@ func (w *network) measure(ctx context.Context) error {
 	perSample := took.Seconds() / tokens
 	scored := float64(w.Validators) * float64(p.ScoreSamples) * float64(w.Miners+len(w.genesis.Groups))
 	searched := float64(w.Validators) * float64(p.MergeSamples) * float64(len(w.genesis.Domains)) * float64(len(p.AlphaGrid))
-	o := local.DefaultTrain("", "", 0)
-	trained := float64(w.Miners) * 3 * float64(o.Tokens) / float64(seq) // a training step costs about three passes
-	if p.TopK > 0 && o.Refine > 0 {
-		trained *= 2
-	}
 	s := p.Schedule
 	need := max(
 		scored*perSample/float64(s.Evaluate-s.Open-1),
 		searched*perSample/float64(s.Search),
-		trained*perSample/float64(s.Commit),
+		float64(w.Miners)*3*4096/float64(seq)*perSample/float64(s.Commit), // a training step costs about three passes
 	)
 	headroom := w.Headroom
 	if headroom == 0 {

@@ -169,7 +169,7 @@ func TrainBase(ctx context.Context, b backend.Backend, r Recipe, text *data.Data
 	if err != nil {
 		return nil, err
 	}
-	if err := runSaved(ctx, job, sha256.Sum256(id), statePath, false, report); err != nil {
+	if err := runSaved(ctx, job, sha256.Sum256(id), statePath, report); err != nil {
 		return nil, err
 	}
 	var tensors []safetensors.Tensor
@@ -190,9 +190,8 @@ func TrainBase(ctx context.Context, b backend.Backend, r Recipe, text *data.Data
 // saveEvery is after how many steps a run with a state file saves itself.
 const saveEvery = 200
 
-// runSaved runs a job, continuing from its state file if there is one, saving now and then and when ctx ends, with keep also
-// when it is done.
-func runSaved(ctx context.Context, job *training.Job, id [32]byte, path string, keep bool, report func(training.Progress)) error {
+// runSaved runs a job, continuing from its state file if there is one, saving now and then and when ctx ends.
+func runSaved(ctx context.Context, job *training.Job, id [32]byte, path string, report func(training.Progress)) error {
 	if path == "" {
 		return job.Run(ctx, report)
 	}
@@ -213,7 +212,7 @@ func runSaved(ctx context.Context, job *training.Job, id [32]byte, path string, 
 		if report != nil {
 			report(p)
 		}
-		if p.Step%saveEvery == 0 && p.Step < p.Steps || keep && p.Step == p.Steps {
+		if p.Step%saveEvery == 0 && p.Step < p.Steps {
 			if failed = training.WriteState(path, job.State(id)); failed != nil {
 				cancel()
 			}

@@ -27,7 +27,6 @@ type TrainOptions struct {
 	LearningRate float64 // peak; falls to zero within the cycle
 	Warmup       int     // steps
 	Lead         float64 // how much of what could not be sent yet the training starts ahead of the checkpoint, 0 to 1
-	Refine       float64 // times LearningRate: the peak of the second pass, over what is sent alone; 0 leaves it out
 	Hardware     string  `json:",omitempty"` // what trains, unless it computes exactly: a saved run goes on only there
 	Micro        int     `json:",omitempty"` // of training.Plan
 	Recompute    bool    `json:"-"`          // of training.Plan: it changes no bit
@@ -45,7 +44,7 @@ type Memory struct {
 // DefaultTrain is what a miner does unless told otherwise.
 func DefaultTrain(group, seed string, cycle uint64) TrainOptions {
 	return TrainOptions{Group: group, Seed: seed, Cycle: cycle, Tokens: 4096, Batch: 2, Replay: 1, LearningRate: 4e-3, Warmup: 1,
-		Lead: 0.5, Refine: 2}
+		Lead: 0.5}
 }
 
 // Train trains one group from p and returns the update as a delta, with what to remember for the next cycle. Only the
@@ -81,7 +80,7 @@ func train(ctx context.Context, n *Network, p *Phi, o TrainOptions, report func(
 	if t.want.TopK == 0 {
 		return t.dense(ctx, report)
 	}
-	// The first pass: from the checkpoint with a part of what it lacks, to where the group should be.
+	// From the checkpoint with a part of what it lacks, to where the group should be.
 	x := o.Memory.Feedback.Settle(t.want, p.State.Previous, func(tensor int) []float32 { return t.phi[tensor] })
 	ahead := t.phi
 	if x != nil && o.Lead > 0 {
@@ -94,11 +93,7 @@ func train(ctx context.Context, n *Network, p *Phi, o TrainOptions, report func(
 		}
 		t.write(ahead)
 	}
-	passes := 1
-	if o.Refine > 0 {
-		passes = 2
-	}
-	if err := t.run(ctx, o, "", 1, passes, report); err != nil {
+	if err := t.run(ctx, report); err != nil {
 		return fail(err)
 	}
 	moments := t.optimizer.State()
@@ -109,29 +104,18 @@ func train(ctx context.Context, n *Network, p *Phi, o TrainOptions, report func(
 			x[i] = make([]float32, len(trained[i]))
 		}
 	}
-	chosen := make([][]uint32, len(x))
+	units := make([][]int32, len(x))
 	for i := range x {
 		for j := range x[i] {
 			x[i][j] += trained[i][j] - ahead[i][j]
 		}
-		if chosen[i], err = delta.Choose(x[i], v[i], t.want.TopK); err != nil {
+		chosen, err := delta.Choose(x[i], v[i], t.want.TopK)
+		if err == nil {
+			units[i] = make([]int32, len(x[i]))
+			err = delta.Send(units[i], x[i], chosen, t.want.TopK)
+		}
+		if err != nil {
 			return fail(t.tooFar(i, err))
-		}
-	}
-	sent := x
-	if o.Refine > 0 {
-		if sent, err = t.refine(ctx, x, chosen, report); err != nil {
-			return fail(err)
-		}
-	}
-	units := make([][]int32, len(x))
-	for i := range x {
-		units[i] = make([]int32, len(x[i]))
-		if err := delta.Send(units[i], slices.Clone(sent[i]), chosen[i], t.want.TopK); err != nil {
-			return fail(t.tooFar(i, err))
-		}
-		for _, at := range chosen[i] {
-			x[i][at] = float32(float64(x[i][at]) - delta.Value(units[i][at]))
 		}
 	}
 	d, err := delta.New(t.want, units)
@@ -173,7 +157,7 @@ func newTrainer(n *Network, p *Phi, o TrainOptions) (*trainer, error) {
 // dense trains and sends everything.
 func (t *trainer) dense(ctx context.Context, report func(training.Progress)) (*delta.Delta, Memory, error) {
 	fail := func(err error) (*delta.Delta, Memory, error) { return nil, Memory{}, err }
-	if err := t.run(ctx, t.o, "", 1, 1, report); err != nil {
+	if err := t.run(ctx, report); err != nil {
 		return fail(err)
 	}
 	units := make([][]int32, len(t.phi))
@@ -191,82 +175,17 @@ func (t *trainer) dense(ctx context.Context, report func(training.Progress)) (*d
 	return d, Memory{Moments: &moments}, err
 }
 
-// still is a second moment so large that its value stays where it is: a step is below 10⁻¹⁸ of the learning rate's.
-const still = 1e36
-
-// refinePass names the state of an interrupted second pass.
-const refinePass = "refine"
-
-// refine trains what was chosen of x, from the checkpoint with that alone, and returns where it should go. The others stay:
-// a delta that is meant to be one of few values does more than the few largest values of another.
-func (t *trainer) refine(ctx context.Context, x [][]float32, chosen [][]uint32, report func(training.Progress)) ([][]float32, error) {
-	begin := optim.State{}
-	if t.o.Memory.Moments != nil {
-		begin.Steps, begin.M = t.o.Memory.Moments.Steps, t.o.Memory.Moments.M
-	} else {
-		for _, phi := range t.phi {
-			begin.M = append(begin.M, make([]float32, len(phi))...)
-		}
-	}
-	begin.V = make([]float32, len(begin.M))
-	for i := range begin.V {
-		begin.V[i] = still
-	}
-	start, v := make([][]float32, len(x)), t.split(begin.V)
-	var before [][]float32
-	if t.o.Memory.Moments != nil {
-		before = t.split(t.o.Memory.Moments.V)
-	}
-	for i := range x {
-		start[i] = slices.Clone(t.phi[i])
-		for _, at := range chosen[i] {
-			start[i][at] += x[i][at]
-			v[i][at] = 0
-			if before != nil {
-				v[i][at] = before[i][at]
-			}
-		}
-	}
-	if err := t.optimizer.Restore(begin); err != nil {
-		return nil, err
-	}
-	t.write(start)
-	o := t.o
-	o.LearningRate *= o.Refine
-	if err := t.run(ctx, o, refinePass, 2, 2, report); err != nil {
-		return nil, err
-	}
-	out := t.read()
-	for i := range out {
-		for j := range out[i] {
-			out[i][j] -= t.phi[i][j]
-		}
-	}
-	return out, nil
-}
-
-// run is one pass over the cycle's text. name tells the state of an interrupted second pass from that of the first, which
-// is kept until both are done.
-func (t *trainer) run(ctx context.Context, o TrainOptions, name string, pass, passes int, report func(training.Progress)) error {
-	job, err := newJob(t.n, t.model, t.p.Tokens, t.trainable, t.optimizer, t.group, o)
+// run trains on the cycle's text.
+func (t *trainer) run(ctx context.Context, report func(training.Progress)) error {
+	job, err := newJob(t.n, t.model, t.p.Tokens, t.trainable, t.optimizer, t.group, t.o)
 	if err != nil {
 		return err
 	}
-	id, err := jobID(t.n, t.p, o, name)
+	id, err := jobID(t.n, t.p, t.o)
 	if err != nil {
 		return err
 	}
-	path := o.StatePath
-	if name != "" && path != "" {
-		path += "." + name
-	}
-	return runSaved(ctx, job, id, path, passes > pass, func(p training.Progress) {
-		if report != nil {
-			p.Tokens += p.Tokens / int64(p.Step) * int64((pass-1)*p.Steps)
-			p.Step, p.Steps = p.Step+(pass-1)*p.Steps, passes*p.Steps
-			report(p)
-		}
-	})
+	return runSaved(ctx, job, id, t.o.StatePath, report)
 }
 
 // tooFar explains that tensor i has moved further than a delta can say.
@@ -337,7 +256,7 @@ func newJob(n *Network, m *model.Model, tokens Tokenizer, t *model.Trainable, op
 }
 
 // jobID names a run by everything that its result depends on.
-func jobID(n *Network, p *Phi, o TrainOptions, pass string) ([32]byte, error) {
+func jobID(n *Network, p *Phi, o TrainOptions) ([32]byte, error) {
 	genesis, err := protocol.Encode(n.Genesis)
 	if err != nil {
 		return [32]byte{}, err
@@ -368,6 +287,5 @@ func jobID(n *Network, p *Phi, o TrainOptions, pass string) ([32]byte, error) {
 			return [32]byte{}, err
 		}
 	}
-	h.Write([]byte(pass))
 	return [32]byte(h.Sum(nil)), nil
 }

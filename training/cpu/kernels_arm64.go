@@ -9,6 +9,18 @@ func nativeKernels(ISA) kernels {
 	z := scalarKernels()
 	k := z
 	k.rows, k.vectors, k.gemm = 6, 1, gemmNEON
+	k.widen = func(dst []float32, src []uint16, rows, n, srcRow, dstRow, dstPanel int) {
+		whole := n &^ 15
+		_, _ = src[(rows-1)*srcRow+n-1], dst[(rows-1)*dstRow+(n-1)/16*dstPanel+15]
+		if whole > 0 {
+			for r := range rows {
+				widenNEON(&dst[r*dstRow], &src[r*srcRow], whole, 4*dstPanel)
+			}
+		}
+		if whole < n {
+			z.widen(dst[whole/16*dstPanel:], src[whole:], rows, n-whole, srcRow, dstRow, dstPanel)
+		}
+	}
 	k.transpose = func(dst, src []float32, n, srcRow int) {
 		if n > 0 {
 			_, _ = src[7*srcRow+n-1], dst[16*(n-1)+7]

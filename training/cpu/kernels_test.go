@@ -23,6 +23,28 @@ func kernelCases() []kernelCase {
 		{"maximum", func(k kernels, v [5][]float32, _ [2]float32) float32 { return k.maximum(v[0]) }},
 		{"expSum", func(k kernels, v [5][]float32, s [2]float32) float32 { return k.expSum(v[0], v[1], s[0], s[1]) }},
 		{"expSum in place", func(k kernels, v [5][]float32, s [2]float32) float32 { return k.expSum(v[0], v[0], s[0], s[1]) }},
+		{"norm", func(k kernels, v [5][]float32, s [2]float32) float32 {
+			rows, d := rowsOf(len(v[0]))
+			k.norm(v[0], v[1][:rows], v[2], v[3][:d], s[0])
+			return 0
+		}},
+		{"normGrads", func(k kernels, v [5][]float32, _ [2]float32) float32 {
+			rows, d := rowsOf(len(v[0]))
+			k.normGrads(v[0], v[1], v[2][:rows], v[3], v[4][:d])
+			return 0
+		}},
+		{"ropes", func(k kernels, v [5][]float32, _ [2]float32) float32 {
+			if _, h := rowsOf(len(v[0]) / 2); h > 0 {
+				k.ropes(v[0][:len(v[0])/(2*h)*2*h], v[1][:h], v[2][:h])
+			}
+			return 0
+		}},
+		{"softmax", func(k kernels, v [5][]float32, s [2]float32) float32 {
+			if n := len(v[0]) / 3 &^ 15; n > 0 {
+				k.softmax(v[0], min(16, len(v[0])/n), n, n, s[0])
+			}
+			return 0
+		}},
 		{"scale", func(k kernels, v [5][]float32, s [2]float32) float32 { k.scale(v[0], v[1], s[0]); return 0 }},
 		{"add", func(k kernels, v [5][]float32, _ [2]float32) float32 { k.add(v[0], v[1]); return 0 }},
 		{"sum", func(k kernels, v [5][]float32, _ [2]float32) float32 { k.sum(v[0], v[1], v[2]); return 0 }},
@@ -58,6 +80,15 @@ func kernelCases() []kernelCase {
 	}
 }
 
+// rowsOf cuts n values into rows of d.
+func rowsOf(n int) (rows, d int) {
+	d = (n + 2) / 3
+	if n%2 == 1 {
+		d = n
+	}
+	return n / max(d, 1), d
+}
+
 // draws are the ways to fill slices: ordinary values, every finite float32, the special values, and a few of those among
 // ordinary ones.
 var draws = map[string]func(r *rand.Rand) float32{
@@ -79,9 +110,9 @@ func TestKernels(t *testing.T) {
 	for n := range 50 {
 		lengths = append(lengths, n)
 	}
-	reference := scalarKernels()
+	reference := scalarKernels().complete()
 	for _, isa := range native() {
-		k := nativeKernels(isa)
+		k := nativeKernels(isa).complete()
 		for _, c := range kernelCases() {
 			for draw, value := range draws {
 				t.Run(fmt.Sprintf("%s/%s/%s", isa, c.name, draw), func(t *testing.T) {

@@ -52,6 +52,11 @@ func gemmNEON(m, _ int, t *tile) {
 	}
 }
 
+// widenNEON sets n values, a multiple of 16, to bfloat16 ones; 16 of them lie dstPanel bytes from the next.
+//
+//go:noescape
+func widenNEON(dst *float32, src *uint16, n, dstPanel int)
+
 // transposeNEON sets dst[x, r] = src[r, x] for 8 rows r of n values, n a multiple of 16. A row of dst is 64 bytes, one of src srcRow.
 //
 //go:noescape

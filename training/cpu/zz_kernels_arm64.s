@@ -507,6 +507,31 @@ store:
 	VST1 [V20.S4, V21.S4, V22.S4, V23.S4], (R11)
 	RET
 
+// func widenNEON(dst *float32, src *uint16, n, dstPanel int)
+TEXT ·widenNEON(SB), NOSPLIT, $0-32
+	MOVD dst+0(FP), R0
+	MOVD src+8(FP), R1
+	MOVD n+16(FP), R6
+	MOVD dstPanel+24(FP), R2
+	LSR $4, R6, R6
+	CBZ R6, done
+loop:
+	VLD1.P 32(R1), [V4.H8, V5.H8]
+	VUSHLL $0, V4.H4, V0.S4
+	VSHL $16, V0.S4, V0.S4
+	VUSHLL2 $0, V4.H8, V1.S4
+	VSHL $16, V1.S4, V1.S4
+	VUSHLL $0, V5.H4, V2.S4
+	VSHL $16, V2.S4, V2.S4
+	VUSHLL2 $0, V5.H8, V3.S4
+	VSHL $16, V3.S4, V3.S4
+	VST1 [V0.S4, V1.S4, V2.S4, V3.S4], (R0)
+	ADD R2, R0, R0
+	SUB $1, R6, R6
+	CBNZ R6, loop
+done:
+	RET
+
 // func transposeNEON(dst, src *float32, n, srcRow int)
 TEXT ·transposeNEON(SB), NOSPLIT, $0-32
 	MOVD dst+0(FP), R0
