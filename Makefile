@@ -7,7 +7,7 @@ PYTHON  ?= python3
 export CGO_ENABLED = 0
 
 .PHONY: all build cuda cuda-carry cuda-test ptx ptxas demo rehearse devnet test devnet-test race lint fuzz generate genesis genesis-verify bench \
-	bench-learning interop nightly clean
+	bench-learning bench-frontier interop nightly clean
 
 all: build
 
@@ -111,6 +111,10 @@ bench:
 # Twenty cycles, one miner per group: the curves of the fixed probe, as a table and as bench/learning.svg.
 bench-learning: build
 	$(BZD) rehearse --cycles 20 --miners 1 --plot bench/learning.svg
+
+# Size of deltas against what the network learns in fifty cycles: a table and bench/frontier.svg.
+bench-frontier: build
+	bench/frontier.sh $(BZD)
 
 # Loads a checkpoint in transformers and compares it with bzd. VENV must have torch and transformers; it is made if
 # missing (needs a package registry).
