@@ -32,7 +32,7 @@ same delta as if it had never stopped. On a card it multiplies in bfloat16, so t
 	c.set.Uint64Var(&o.Cycle, "cycle", 0, "cycle: later ones read on in the text")
 	c.set.IntVar(&o.Batch, "batch", o.Batch, "sequences per step")
 	c.set.IntVar(&o.Replay, "replay", o.Replay, "of them general text, so that it is not forgotten")
-	c.set.Float64Var(&o.LearningRate, "lr", o.LearningRate, "peak learning rate; falls to zero within the cycle")
+	c.set.Float64Var(&o.LearningRate, "lr", 0, rateHelp)
 	c.set.Float64Var(&o.Lead, "lead", o.Lead, "how much of what could not be sent yet training starts ahead of the checkpoint, 0 to 1")
 	plan := c.memoryPlan()
 	exact := c.set.Bool("exact", false, "on a card, compute as the CPU does, to the bit: the same delta, slower")
@@ -51,8 +51,8 @@ same delta as if it had never stopped. On a card it multiplies in bfloat16, so t
 		return usageError("--batch %d: 1 to %d", o.Batch, maxBatch)
 	case o.Replay < 0 || o.Replay >= o.Batch:
 		return usageError("--replay %d: less than --batch, %d, so that something is left for the group", o.Replay, o.Batch)
-	case !(o.LearningRate > 0 && o.LearningRate < 1):
-		return usageError("--lr %v: above 0 and below 1", o.LearningRate)
+	case !(o.LearningRate >= 0 && o.LearningRate < 1):
+		return usageError("--lr %v: 0 to below 1", o.LearningRate)
 	case !(o.Lead >= 0 && o.Lead <= 1):
 		return usageError("--lead %v: 0 to 1", o.Lead)
 	case o.Cycle > maxCycle:
@@ -73,6 +73,9 @@ same delta as if it had never stopped. On a card it multiplies in bfloat16, so t
 	n, start, err := c.openNetwork(host, func(g protocol.Genesis) []string { return trainDomains(g, o.Group) })
 	if err != nil {
 		return err
+	}
+	if o.LearningRate == 0 {
+		o.LearningRate = n.DefaultTrain("", "", 0).LearningRate
 	}
 	if err := enoughTokens(n, o); err != nil {
 		return err
@@ -146,6 +149,8 @@ same delta as if it had never stopped. On a card it multiplies in bfloat16, so t
 	fmt.Fprintf(env.out, "wrote %s: group %s, base %s, %d bytes of payload\n", *out, o.Group, p.Link, d.Header().Size)
 	return nil
 }
+
+const rateHelp = "peak learning rate, falls to zero within the cycle; 0 means 4e-3, or 2e-3 where deltas are dense"
 
 const (
 	maxBatch  = 4096    // sequences per step
