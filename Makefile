@@ -7,7 +7,7 @@ PYTHON  ?= python3
 export CGO_ENABLED = 0
 
 .PHONY: all build cuda cuda-carry cuda-test ptx ptxas demo rehearse devnet test devnet-test arm64 race lint fuzz generate genesis \
-	genesis-verify bench bench-learning bench-content interop agreement-sweep nightly clean
+	genesis-verify bench bench-learning bench-content bench-frontier interop agreement-sweep nightly clean
 
 all: build
 
@@ -115,6 +115,10 @@ bench:
 # Twenty cycles, one miner per group: the curves of the fixed probe, as a table and as bench/learning.svg.
 bench-learning: build
 	$(BZD) rehearse --cycles 20 --miners 1 --plot bench/learning.svg
+
+# Size of deltas against what the network learns in fifty cycles: a table and bench/frontier.svg.
+bench-frontier: build
+	bench/frontier.sh $(BZD)
 
 # How fast checkpoints are imported and fetched, beside kubo (which needs the module proxy).
 bench-content:

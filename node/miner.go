@@ -23,7 +23,7 @@ import (
 // its slot in this cycle and nobody anything else.
 func (n *Node) mine(ctx context.Context, t timeline, p *local.Phi) error {
 	n.event(Event{Kind: Phase, Cycle: t.cycle, Text: "train"})
-	o := local.DefaultTrain(n.cfg.Group, n.cfg.Seed, t.cycle)
+	o := n.local.DefaultTrain(n.cfg.Group, n.cfg.Seed, t.cycle)
 	job, made := madeFor(t.cycle, p), false
 	if n.memory == nil { // later cycles have it there
 		n.memory, made = n.recall(t.cycle, p, job)

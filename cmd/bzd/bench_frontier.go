@@ -30,6 +30,7 @@ func benchFrontier(_ context.Context, env environment, args []string) error {
 
 Reads what bzd rehearse --json printed for some densities (--topk), dense bfloat16 (--topk 0) among them, all with the same
 cycles and miners, and prints size against loss. bench/frontier.sh makes such files.`)
+	cycles := c.set.Int("cycles", 0, "look at the first so many cycles; 0 means all. A cycle does not depend on how many follow")
 	plot := c.set.String("plot", "", "SVG `FILE` to draw the frontier to")
 	asJSON := c.set.Bool("json", false, "print one JSON list")
 	if err := c.parse(args, true); err != nil {
@@ -38,7 +39,7 @@ cycles and miners, and prints size against loss. bench/frontier.sh makes such fi
 	if c.set.NArg() == 0 {
 		return usageError("which files? bench/frontier.sh makes them")
 	}
-	points, err := frontier(c.set.Args())
+	points, err := frontier(c.set.Args(), *cycles)
 	if err != nil {
 		return err
 	}
@@ -68,7 +69,7 @@ func (p frontierPoint) name() string {
 }
 
 // frontier averages the runs of each kind, the largest first.
-func frontier(paths []string) ([]frontierPoint, error) {
+func frontier(paths []string, cycles int) ([]frontierPoint, error) {
 	var points []frontierPoint
 	first := rehearsed{}
 	for _, path := range paths {
@@ -79,6 +80,9 @@ func frontier(paths []string) ([]frontierPoint, error) {
 		var r rehearsed
 		if err := json.Unmarshal(raw, &r); err != nil || len(r.Cycles) == 0 || r.Values == 0 {
 			return nil, fmt.Errorf("%s: not what bzd rehearse --json prints", path)
+		}
+		if cycles > 0 {
+			r.Cycles = r.Cycles[:min(cycles, len(r.Cycles))]
 		}
 		if first.Values == 0 {
 			first = r

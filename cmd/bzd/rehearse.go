@@ -32,7 +32,7 @@ cycle starts from it. Losses are nats per byte on a fixed probe that no decision
 	c.set.Int64Var(&o.Tokens, "tokens", 0, "tokens per miner and cycle; 0 means the default")
 	c.set.IntVar(&c.topK, "topk", c.topK, "density: values of 4096 that a delta sends, 0 for all as dense bfloat16, -1 for the network's")
 	train := local.DefaultTrain("", "", 0)
-	c.set.Float64Var(&train.LearningRate, "lr", train.LearningRate, "miners' peak learning rate")
+	c.set.Float64Var(&train.LearningRate, "lr", 0, rateHelp)
 	c.set.Float64Var(&train.Lead, "lead", train.Lead, "how much of what could not be sent yet miners start ahead of the checkpoint, 0 to 1")
 	c.set.StringVar(&c.dir, "dir", "", "directory for genesis and checkpoints, kept; empty means a temporary one, removed at the end")
 	asJSON := c.set.Bool("json", false, "print one JSON object instead of tables")
@@ -46,8 +46,8 @@ cycle starts from it. Losses are nats per byte on a fixed probe that no decision
 	switch {
 	case c.topK < -1 || c.topK > delta.TopKChunk:
 		return usageError("--topk %d: -1 to %d", c.topK, delta.TopKChunk)
-	case !(train.LearningRate > 0 && train.LearningRate < 1):
-		return usageError("--lr %v: above 0 and below 1", train.LearningRate)
+	case !(train.LearningRate >= 0 && train.LearningRate < 1):
+		return usageError("--lr %v: 0 to below 1", train.LearningRate)
 	case !(train.Lead >= 0 && train.Lead <= 1):
 		return usageError("--lead %v: 0 to 1", train.Lead)
 	}
@@ -91,6 +91,9 @@ cycle starts from it. Losses are nats per byte on a fixed probe that no decision
 	topK := int(n.Genesis.Params.TopK)
 	if c.topK >= 0 && c.topK != topK {
 		return usageError("--topk %d: the network in %s sends %d of 4096; choose another --dir", c.topK, c.dir, topK)
+	}
+	if train.LearningRate == 0 {
+		train.LearningRate = n.DefaultTrain("", "", 0).LearningRate
 	}
 	o.Dir, o.Workers = c.dir, c.workers()
 	var reports []local.CycleReport

@@ -46,7 +46,17 @@ type Memory struct {
 	Feedback *delta.Feedback
 }
 
-// DefaultTrain is what a miner does unless told otherwise.
+// DefaultTrain is what a miner of this network does unless told otherwise. Dense deltas want smaller steps: nothing holds
+// them back.
+func (n *Network) DefaultTrain(group, seed string, cycle uint64) TrainOptions {
+	o := DefaultTrain(group, seed, cycle)
+	if n.Genesis.Params.TopK == 0 {
+		o.LearningRate = 2e-3
+	}
+	return o
+}
+
+// DefaultTrain is what a miner of a network with sparse deltas does unless told otherwise.
 func DefaultTrain(group, seed string, cycle uint64) TrainOptions {
 	return TrainOptions{Group: group, Seed: seed, Cycle: cycle, Tokens: 4096, Batch: 2, Replay: 1, LearningRate: 4e-3, Warmup: 1,
 		Lead: 0.5}
