@@ -25,6 +25,7 @@ type contentBench struct {
 	rounds int
 	kubo   string
 	tmp    string
+	brief  bool
 	asJSON bool
 
 	self string // this program
@@ -50,10 +51,10 @@ type contentReport struct {
 	FetchRatio  float64 `json:"fetch_to_kubo,omitempty"`
 	StreamRatio float64 `json:"fetch_to_stream"`
 
-	Hostile       float64 `json:"hostile_time_ratio"`  // a fetch from five peers and one that never answers, to one without it
-	HostileWasted float64 `json:"hostile_bytes_ratio"` // bytes that came twice, to those of the fetch
-	Sync          float64 `json:"sync_to_group"`       // bytes that move when one of four groups has changed, to its bytes
-	Resumed       float64 `json:"resumed_to_all"`      // bytes that move in a fetch after one that was killed at half
+	Hostile       float64 `json:"hostile_time_ratio,omitempty"` // a fetch from five peers and one that never answers, to one without it
+	HostileWasted float64 `json:"hostile_bytes_ratio"`          // bytes that came twice, to those of the fetch
+	Sync          float64 `json:"sync_to_group,omitempty"`      // bytes that move when one of four groups has changed, to its bytes
+	Resumed       float64 `json:"resumed_to_all,omitempty"`     // bytes that move in a fetch after one that was killed at half
 
 	Idle   uint64 `json:"idle_peak_bytes"`   // most memory of a process that does nothing with a store and a host
 	Peaks  peaks  `json:"peak_bytes"`        // most memory of the others
@@ -79,6 +80,7 @@ killed at half, what a peer costs that never answers, and how much memory all of
 	b.set.IntVar(&b.rounds, "rounds", 3, "how often everything is measured, in turn")
 	b.set.StringVar(&b.kubo, "kubo", "", "`PROGRAM` to compare with: kubo's ipfs")
 	b.set.StringVar(&b.tmp, "tmp", "", "`DIR` for the data, about three times its size; empty means a temporary one")
+	b.set.BoolVar(&b.brief, "brief", false, "measure imports and fetches only, not what moves where something is here already")
 	b.set.BoolVar(&b.asJSON, "json", false, "print one JSON object")
 	if err := b.parse(args, false); err != nil {
 		return err
@@ -134,10 +136,6 @@ func (b *contentBench) randomCheckpoint(total int64, last int) (dir string, grou
 func (b *contentBench) run(ctx context.Context) (r contentReport, err error) {
 	r.Rounds, r.Agrees = b.rounds, true
 	src, group, err := b.randomCheckpoint(int64(b.size), 4)
-	if err != nil {
-		return r, err
-	}
-	next, _, err := b.randomCheckpoint(int64(b.size), 5)
 	if err != nil {
 		return r, err
 	}
@@ -215,15 +213,21 @@ func (b *contentBench) run(ctx context.Context) (r contentReport, err error) {
 		middle(all.fetch)
 	r.KuboImport, r.KuboFetch = middle(all.kimp), middle(all.kfetch)
 	r.ImportRatio, r.FetchRatio, r.StreamRatio = middle(all.rimp), middle(all.rfetch), middle(all.rstream)
-	if err := b.moves(ctx, &r, src, next, group); err != nil {
-		return r, err
+	if !b.brief {
+		if err := b.moves(ctx, &r, src, group); err != nil {
+			return r, err
+		}
 	}
 	r.Above = max(r.Peaks.Import, r.Peaks.Fetch, r.Peaks.Serve) - r.Idle
 	return r, nil
 }
 
 // moves measures how much moves where something is here already, and what a silent peer costs.
-func (b *contentBench) moves(ctx context.Context, r *contentReport, src, next string, group uint64) (err error) {
+func (b *contentBench) moves(ctx context.Context, r *contentReport, src string, group uint64) (err error) {
+	next, _, err := b.randomCheckpoint(int64(b.size), 5)
+	if err != nil {
+		return err
+	}
 	store := b.dir()
 	if _, err := b.task(ctx, "import", src, store); err != nil {
 		return err
@@ -458,7 +462,9 @@ func (r contentReport) print(env environment) error {
 	}{{"import, to kubo", r.ImportRatio}, {"fetch, to kubo", r.FetchRatio}, {"fetch, to a stream", r.StreamRatio},
 		{"time with a silent peer among six", r.Hostile}, {"bytes that it costs", r.HostileWasted},
 		{"sync, to the group that changed", r.Sync}, {"fetch after one killed at half", r.Resumed}} {
-		fmt.Fprintf(w, "%s\t%.3f\t\n", x.name, x.ratio)
+		if x.ratio > 0 {
+			fmt.Fprintf(w, "%s\t%.3f\t\n", x.name, x.ratio)
+		}
 	}
 	fmt.Fprintf(w, "memory above idle\t%s\t\n", bytesText(r.Above))
 	return w.Flush()
