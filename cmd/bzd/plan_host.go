@@ -25,7 +25,8 @@ func (p *memoryPlan) fitHost(c *common, dir string, o *local.TrainOptions, seq i
 	}
 	h.Mapped -= 4 * int64(len(h.Trained)) * 3 * int64(h.Config.Dim) * int64(h.Config.Width) // they get values of their own
 	h.Batch, h.Seq, h.Threads, h.Half = o.Batch, seq, c.workers(), o.Half
-	h.Process = processMemory()
+	own := int64(0)
+	h.Process, own = processMemory()
 	limit := int64(p.limit)
 	if limit == 0 {
 		limit = math.MaxInt64
@@ -73,21 +74,22 @@ func (p *memoryPlan) fitHost(c *common, dir string, o *local.TrainOptions, seq i
 		fmt.Fprintln(c.env.err, "bzd: gradients are summed in pieces: the delta will be another; more --memory or a smaller --batch keeps it")
 	}
 	o.Recompute, o.Half, c.room = f.Recompute, f.Half, f.Room
-	debug.SetMemoryLimit(f.Memory.Total() - f.Memory.Mapped) // the collector must not let garbage lie for longer
+	debug.SetMemoryLimit(f.Memory.Total() - f.Memory.Mapped - (h.Process - own)) // so that no garbage lies beyond the plan
 	return false, nil
 }
 
-// processMemory is what this process holds now, in bytes.
-func processMemory() int64 {
+// processMemory is what this process holds now, in bytes, and how much of that is Go's: the program itself is not.
+func processMemory() (all, own int64) {
 	debug.FreeOSMemory()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	own = int64(m.Sys - m.HeapReleased)
 	if raw, err := os.ReadFile("/proc/self/statm"); err == nil {
 		if f := strings.Fields(string(raw)); len(f) > 1 {
 			if pages, err := strconv.ParseInt(f[1], 10, 40); err == nil {
-				return pages * int64(os.Getpagesize())
+				all = pages * int64(os.Getpagesize())
 			}
 		}
 	}
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return int64(m.Sys - m.HeapReleased)
+	return max(all, own), own
 }
