@@ -301,7 +301,7 @@ func (m *Machine) stepLock(v Valid, l protocol.Lock) error {
 	}
 	m.learn(l)
 	if m.candidates[l.Digest] == nil && l.Digest != m.null {
-		m.need(Name{KindProposal, l.Digest})
+		m.lack(l.Digest)
 	}
 	return nil
 }
