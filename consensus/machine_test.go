@@ -334,7 +334,7 @@ func again(t *testing.T, p *protocol.Proposal, lock *protocol.Lock) consensus.Me
 	return signed(t, 3, &q)
 }
 
-func lockOn(t *testing.T, p *protocol.Proposal, round uint32, voters ...int) *protocol.Lock {
+func lockOn(t testing.TB, p *protocol.Proposal, round uint32, voters ...int) *protocol.Lock {
 	t.Helper()
 	cfg := config(0)
 	l := &protocol.Lock{
@@ -648,10 +648,11 @@ func TestNeed(t *testing.T) {
 	p := proposal(t, 0, v...)
 	step(t, m, nil, message(t, *lockOn(t, p, 0, 0, 1, 2)))
 	named := []consensus.Name{{Kind: consensus.KindProposal, Hash: p.Decision()}}
-	if r := drain(m); !slices.Equal(r.Need, named) {
-		t.Fatalf("needs %v", r.Need)
+	if r := drain(m); !slices.Equal(r.Need, named) || len(said(r)) > 0 {
+		t.Fatalf("needs %v, says %v", r.Need, said(r))
 	}
 	step(t, m, nil, signed(t, 0, vote(0, p)), signed(t, 1, vote(1, p)), signed(t, 2, vote(2, p)))
+	m.Tick(turn + delta)
 	if r := drain(m); !slices.Equal(r.Need, named) || r.Output != nil {
 		t.Fatalf("%+v", r)
 	}
@@ -718,7 +719,7 @@ func TestEquivocation(t *testing.T) {
 func mustSign[T any, P interface {
 	*T
 	Sign(ed25519.PrivateKey) error
-}](t *testing.T, i int, r P) P {
+}](t testing.TB, i int, r P) P {
 	t.Helper()
 	if err := r.Sign(key(i)); err != nil {
 		t.Fatal(err)
@@ -922,7 +923,8 @@ func TestEnvelope(t *testing.T) {
 func FuzzStep(f *testing.F) {
 	v, vm := vectors(f, 3)
 	p := proposal(f, 0, v...)
-	seeds := append(vm, signed(f, 0, p), signed(f, 1, prepare(1, p)), signed(f, 0, prepare(0, p)), signed(f, 1, vote(1, p)), signed(f, 1, null(1)))
+	seeds := append(vm, signed(f, 0, p), signed(f, 1, prepare(1, p)), signed(f, 0, prepare(0, p)), signed(f, 1, vote(1, p)), signed(f, 1, null(1)),
+		message(f, *lockOn(f, p, 0, 0, 1, 2)))
 	for _, m := range seeds {
 		f.Add(m.Encode())
 	}

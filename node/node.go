@@ -53,12 +53,15 @@ type Node struct {
 	snapshot   protocol.Snapshot // of the current cycle
 	checker    consensus.Checker // under snapshot
 	checked    map[protocol.Hash]consensus.Valid
-	custody    *custody        // of the current cycle, nil on a node that does not validate
-	current    []*agreementRun // that take messages
-	early      [][]byte        // messages for an instance that has not begun here
-	gateway    string          // its address
-	candidates []*local.Phi    // checkpoints computed here in the current cycle
-	memory     *local.Memory   // what this miner keeps from cycle to cycle; nil before it is read
+	offenders  map[protocol.Hash]map[protocol.ID]bool // by merge
+	proofs     []protocol.EquivocationProof           // for the next instances
+	announced  map[protocol.Hash]bool                 // certificates that went around in the current cycle, by decision
+	custody    *custody                               // of the current cycle, nil on a node that does not validate
+	current    []*agreementRun                        // that take messages
+	early      [][]byte                               // messages for an instance that has not begun here
+	gateway    string                                 // its address
+	candidates []*local.Phi                           // checkpoints computed here in the current cycle
+	memory     *local.Memory                          // what this miner keeps from cycle to cycle; nil before it is read
 
 	sent    map[protocol.Hash]bool // messages of the agreement that this node sent in the current cycle, by their hash
 	telling map[peer.ID]int        // repetitions under way
@@ -78,7 +81,7 @@ func New(cfg Config) (_ *Node, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, registry: map[protocol.ID]protocol.Key{}, sent: map[protocol.Hash]bool{}, checked: map[protocol.Hash]consensus.Valid{}, telling: map[peer.ID]int{}, heads: heads{latest: map[protocol.ID]protocol.Head{}}}
+	n := &Node{cfg: cfg, registry: map[protocol.ID]protocol.Key{}, sent: map[protocol.Hash]bool{}, checked: map[protocol.Hash]consensus.Valid{}, offenders: map[protocol.Hash]map[protocol.ID]bool{}, announced: map[protocol.Hash]bool{}, telling: map[peer.ID]int{}, heads: heads{latest: map[protocol.ID]protocol.Head{}}}
 	defer func() {
 		if err != nil {
 			n.Close()
@@ -264,6 +267,9 @@ func (n *Node) cycle(ctx context.Context, cycle uint64) error {
 	defer n.store.Hold()()
 	n.enter(t, s)
 	if err := n.catchUp(ctx, cycle); err != nil {
+		n.trouble(cycle, err)
+	}
+	if s, err = n.exclude(ctx, s); err != nil {
 		n.trouble(cycle, err)
 	}
 	if n.phi == nil { // nothing to work on; what others decide is learned all the same

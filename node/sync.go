@@ -129,6 +129,8 @@ func (n *Node) enter(t timeline, s protocol.Snapshot) {
 	n.registry, n.snapshot, n.entered, n.custody, n.early = registry, s, t.cycle, nil, nil
 	n.checker = consensus.NewChecker(n.cfg.Network, s)
 	n.current, n.bound = nil, false // each is closed by follow
+	n.announced = map[protocol.Hash]bool{}
+	n.proofs = slices.DeleteFunc(n.proofs, func(p protocol.EquivocationProof) bool { _, err := p.Verify(s); return err != nil })
 	n.sent, n.checked = map[protocol.Hash]bool{}, map[protocol.Hash]consensus.Valid{}
 	if n.cfg.Roles.Has(protocol.RoleValidator) {
 		n.custody = n.newCustody(t, s)
@@ -155,7 +157,11 @@ func (n *Node) enterLate(ctx context.Context, cycle uint64) error {
 	n.checker = consensus.NewChecker(n.cfg.Network, s)
 	n.mu.Unlock()
 	n.host.Refresh()
-	return n.catchUp(ctx, cycle)
+	if err := n.catchUp(ctx, cycle); err != nil {
+		return err
+	}
+	_, err = n.exclude(ctx, s)
+	return err
 }
 
 // learn keeps a certificate of the current cycle if it is valid under its snapshot.
@@ -187,7 +193,19 @@ func (p *past) verify(ctx context.Context, c protocol.Certificate) error {
 	if err != nil {
 		return err
 	}
-	return c.Verify(s)
+	merge := c.Parent
+	if c.Instance == protocol.InstanceM {
+		w, err := p.find(ctx)(c.Parent)
+		if err != nil {
+			return err
+		}
+		merge = w.Parent
+	}
+	out, err := p.offenders(ctx, merge)
+	if err != nil {
+		return err
+	}
+	return c.Verify(without(s, out))
 }
 
 // snapshot is the chain's of a cycle.
