@@ -40,8 +40,11 @@ type hostsFigures struct {
 	Validators int          `json:"validators"`
 	Miners     int          `json:"miners"`
 	Decision   [2]sim.Times `json:"decision_ms"` // of W, of M, from the first turn
-	CPU        float64      `json:"cpu_seconds"` // of one validator in a cycle, everything included
-	Simulated  [2]sim.Times `json:"simulated_ms"`
+	// Alone is Decision in processor time of this process, divided by the processors: what it would be were nobody else here,
+	// since the hosts keep all processors busy.
+	Alone     [2]sim.Times `json:"decision_alone_ms"`
+	CPU       float64      `json:"cpu_seconds"` // of one validator in a cycle, everything included
+	Simulated [2]sim.Times `json:"simulated_ms"`
 	// Certified of Instances hosts decided by the deadline, of both instances; times are theirs.
 	Certified int `json:"certified"`
 	Instances int `json:"instances"`
