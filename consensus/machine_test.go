@@ -334,7 +334,7 @@ func again(t *testing.T, p *protocol.Proposal, lock *protocol.Lock) consensus.Me
 	return signed(t, 3, &q)
 }
 
-func lockOn(t *testing.T, p *protocol.Proposal, round uint32, voters ...int) *protocol.Lock {
+func lockOn(t testing.TB, p *protocol.Proposal, round uint32, voters ...int) *protocol.Lock {
 	t.Helper()
 	cfg := config(0)
 	l := &protocol.Lock{
@@ -718,7 +718,7 @@ func TestEquivocation(t *testing.T) {
 func mustSign[T any, P interface {
 	*T
 	Sign(ed25519.PrivateKey) error
-}](t *testing.T, i int, r P) P {
+}](t testing.TB, i int, r P) P {
 	t.Helper()
 	if err := r.Sign(key(i)); err != nil {
 		t.Fatal(err)
@@ -922,7 +922,8 @@ func TestEnvelope(t *testing.T) {
 func FuzzStep(f *testing.F) {
 	v, vm := vectors(f, 3)
 	p := proposal(f, 0, v...)
-	seeds := append(vm, signed(f, 0, p), signed(f, 1, prepare(1, p)), signed(f, 0, prepare(0, p)), signed(f, 1, vote(1, p)), signed(f, 1, null(1)))
+	seeds := append(vm, signed(f, 0, p), signed(f, 1, prepare(1, p)), signed(f, 0, prepare(0, p)), signed(f, 1, vote(1, p)), signed(f, 1, null(1)),
+		message(f, *lockOn(f, p, 0, 0, 1, 2)))
 	for _, m := range seeds {
 		f.Add(m.Encode())
 	}

@@ -27,6 +27,9 @@ func (n *Node) accuse(cycle uint64, s protocol.Snapshot, p protocol.Equivocation
 			err = writeOnce(path, r)
 		}
 	}
+	if err == nil {
+		err = n.putProof(n.running, p)
+	}
 	if err != nil {
 		n.trouble(cycle, fmt.Errorf("keep a proof: %w", err))
 		return

@@ -105,4 +105,19 @@ func TestEquivocator(t *testing.T) {
 		}
 		r.submitted(name, e.Cycle)
 	}
+	// A proposal carried the proof, so the offender is in no snapshot of the cycles after that.
+	later := r.certified("validator-1", e.Cycle+1)
+	for i := range 3 {
+		name := fmt.Sprintf("validator-%d", i+1)
+		r.advanced(name, later.Cycle)
+		c, ok, _ := r.people[name].node.history.at(slot{later.Cycle, protocol.InstanceW})
+		if !ok || c.Null() {
+			t.Fatalf("%s has no certificate of cycle %d", name, later.Cycle)
+		}
+		for _, s := range c.Signatures {
+			if s.Validator == r.people["validator-4"].id {
+				t.Errorf("%s: the offender signed in cycle %d", name, later.Cycle)
+			}
+		}
+	}
 }

@@ -53,9 +53,10 @@ type Node struct {
 	snapshot   protocol.Snapshot // of the current cycle
 	checker    consensus.Checker // under snapshot
 	checked    map[protocol.Hash]consensus.Valid
-	custody    *custody        // of the current cycle, nil on a node that does not validate
-	current    []*agreementRun // that take messages
-	early      [][]byte        // messages for an instance that has not begun here
+	offenders  map[protocol.Hash]map[protocol.ID]bool // by merge
+	custody    *custody                               // of the current cycle, nil on a node that does not validate
+	current    []*agreementRun                        // that take messages
+	early      [][]byte                               // messages for an instance that has not begun here
 	gateway    string
 	candidates []*local.Phi // checkpoints computed here in the current cycle
 	moments    *optim.State // of the optimizer after the last cycle; nil before it is read
@@ -77,7 +78,7 @@ func New(cfg Config) (_ *Node, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, registry: map[protocol.ID]protocol.Key{}, sent: map[protocol.Hash]bool{}, checked: map[protocol.Hash]consensus.Valid{}, telling: map[peer.ID]int{}, heads: heads{latest: map[protocol.ID]protocol.Head{}}}
+	n := &Node{cfg: cfg, registry: map[protocol.ID]protocol.Key{}, sent: map[protocol.Hash]bool{}, checked: map[protocol.Hash]consensus.Valid{}, offenders: map[protocol.Hash]map[protocol.ID]bool{}, telling: map[peer.ID]int{}, heads: heads{latest: map[protocol.ID]protocol.Head{}}}
 	defer func() {
 		if err != nil {
 			n.Close()
@@ -259,6 +260,9 @@ func (n *Node) cycle(ctx context.Context, cycle uint64) error {
 	}
 	n.enter(t, s)
 	if err := n.catchUp(ctx, cycle); err != nil {
+		n.trouble(cycle, err)
+	}
+	if s, err = n.exclude(ctx, s); err != nil {
 		n.trouble(cycle, err)
 	}
 	if n.phi == nil { // nothing to work on; what others decide is learned all the same

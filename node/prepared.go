@@ -212,10 +212,7 @@ func (n *Node) buildOn(ctx context.Context, p *past, cycle uint64) error {
 		if err != nil || x.lock.Cycle < n.after() || x.lock.Cycle >= cycle || ok && x.order(best) <= 0 {
 			return false
 		}
-		s, err := p.snapshot(ctx, x.lock.Cycle)
-		if err == nil && x.lock.Network == n.cfg.Network {
-			err = x.lock.Verify(s)
-		}
+		err = p.verifyPrepared(ctx, x)
 		if err == nil {
 			err = n.history.prepare(x)
 		}
@@ -248,6 +245,26 @@ func (n *Node) buildOn(ctx context.Context, p *past, cycle uint64) error {
 	}
 	n.parent = best.lock.Digest
 	return nil
+}
+
+// verifyPrepared checks the lock against the snapshot of its cycle.
+func (p *past) verifyPrepared(ctx context.Context, x prepared) error {
+	if x.lock.Network != p.n.cfg.Network {
+		return errors.New("of another network")
+	}
+	s, err := p.snapshot(ctx, x.lock.Cycle)
+	if err != nil {
+		return err
+	}
+	w, err := p.find(ctx)(x.proposal.Parent)
+	if err != nil {
+		return err
+	}
+	out, err := p.offenders(ctx, w.Parent)
+	if err != nil {
+		return err
+	}
+	return x.lock.Verify(without(s, out))
 }
 
 // prepared returns the prepared merge of a decision, from a peer if it is not here. Only what a quorum rests on is asked for:

@@ -145,7 +145,11 @@ func (n *Node) enterLate(ctx context.Context, cycle uint64) error {
 	n.checker = consensus.NewChecker(n.cfg.Network, s)
 	n.mu.Unlock()
 	n.host.Refresh()
-	return n.catchUp(ctx, cycle)
+	if err := n.catchUp(ctx, cycle); err != nil {
+		return err
+	}
+	_, err = n.exclude(ctx, s)
+	return err
 }
 
 // learn keeps a certificate of the current cycle if it is valid under its snapshot.
@@ -177,7 +181,19 @@ func (p *past) verify(ctx context.Context, c protocol.Certificate) error {
 	if err != nil {
 		return err
 	}
-	return c.Verify(s)
+	merge := c.Parent
+	if c.Instance == protocol.InstanceM {
+		w, err := p.find(ctx)(c.Parent)
+		if err != nil {
+			return err
+		}
+		merge = w.Parent
+	}
+	out, err := p.offenders(ctx, merge)
+	if err != nil {
+		return err
+	}
+	return c.Verify(without(s, out))
 }
 
 // snapshot is the chain's of a cycle.
