@@ -102,7 +102,7 @@ func (m *Machine) proposal(k uint32) (p protocol.Proposal, ok bool) {
 	if l := m.top; l != nil && !m.cfg.rules.NoLockProposal {
 		c := m.candidates[l.Digest]
 		if c == nil {
-			m.need(Name{KindProposal, l.Digest})
+			m.lack(l.Digest)
 		}
 		if c == nil || l.Round >= k {
 			return p, false
@@ -247,8 +247,11 @@ func (m *Machine) commit() {
 	if l == nil || !m.signs() || int(l.Round) < m.entered || int(l.Round) <= m.voted {
 		return
 	}
-	// What the lock is on and the lock itself are kept with it: a restart must be able to show them.
-	if c := m.candidates[l.Digest]; c != nil && c.proposal.Proposer != m.cfg.Self {
+	// What the lock is on and the lock itself are kept with it: a restart, and the next cycle, must be able to show them.
+	if c := m.candidates[l.Digest]; c == nil && l.Digest != m.null {
+		m.lack(l.Digest)
+		return
+	} else if c != nil && c.proposal.Proposer != m.cfg.Self {
 		m.pending.Persist = append(m.pending.Persist, c.message.Encode())
 	}
 	if message, err := NewMessage(*l); err == nil {
@@ -286,7 +289,7 @@ func (m *Machine) certify() {
 		if digest != m.null {
 			known := m.candidates[digest]
 			if known == nil {
-				m.need(Name{KindProposal, digest})
+				m.lack(digest)
 				continue
 			}
 			c.Proposal = &known.proposal

@@ -306,6 +306,16 @@ func (m *Machine) again() {
 		m.send(message)
 	}
 	m.pending.Need = nil
+	var lacking []Name
+	for n := range m.evidence.wanted {
+		if n.Kind == KindProposal {
+			lacking = append(lacking, n)
+		}
+	}
+	slices.SortFunc(lacking, func(a, b Name) int { return a.Hash.Compare(b.Hash) })
+	for _, n := range lacking {
+		m.need(n)
+	}
 	for r := range m.rounds {
 		for _, list := range m.rounds[r].proposals {
 			for _, c := range list {
@@ -376,6 +386,13 @@ func (m *Machine) knows(id protocol.ID) bool {
 // want asks for what a proposal names and this node does not hold.
 func (m *Machine) want(p protocol.Proposal) {
 	for _, n := range m.missing(p) {
+		m.need(n)
+	}
+}
+
+// lack asks for the proposal of a decision, unless that was done since the last beat.
+func (m *Machine) lack(decision protocol.Hash) {
+	if n := (Name{KindProposal, decision}); !m.evidence.wanted[n] {
 		m.need(n)
 	}
 }

@@ -648,10 +648,11 @@ func TestNeed(t *testing.T) {
 	p := proposal(t, 0, v...)
 	step(t, m, nil, message(t, *lockOn(t, p, 0, 0, 1, 2)))
 	named := []consensus.Name{{Kind: consensus.KindProposal, Hash: p.Decision()}}
-	if r := drain(m); !slices.Equal(r.Need, named) {
-		t.Fatalf("needs %v", r.Need)
+	if r := drain(m); !slices.Equal(r.Need, named) || len(said(r)) > 0 {
+		t.Fatalf("needs %v, says %v", r.Need, said(r))
 	}
 	step(t, m, nil, signed(t, 0, vote(0, p)), signed(t, 1, vote(1, p)), signed(t, 2, vote(2, p)))
+	m.Tick(turn + delta)
 	if r := drain(m); !slices.Equal(r.Need, named) || r.Output != nil {
 		t.Fatalf("%+v", r)
 	}

@@ -301,7 +301,7 @@ func (m *Machine) stepLock(v Valid, l protocol.Lock) error {
 	}
 	m.learn(l)
 	if m.candidates[l.Digest] == nil && l.Digest != m.null {
-		m.need(Name{KindProposal, l.Digest})
+		m.lack(l.Digest)
 	}
 	return nil
 }
@@ -335,8 +335,9 @@ func (m *Machine) stepProof(v Valid, p protocol.EquivocationProof) error {
 		return err
 	}
 	offence := v.offence
-	if err := m.belongs(offence.Network, offence.Cycle, m.cfg.Instance); err != nil {
-		return err
+	// Two commitments void those of their cycle; the others say something about their signer, in later cycles too.
+	if offence.Cycle > m.cfg.Cycle || offence.Kind == protocol.EquivocationCommitment && offence.Cycle != m.cfg.Cycle {
+		return ignore("proof of cycle %d, this is %d", offence.Cycle, m.cfg.Cycle)
 	}
 	if !m.evidence.room(name, offence.Offender) {
 		return ignore("one proof too many against %s", offence.Offender)

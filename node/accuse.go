@@ -18,6 +18,9 @@ func (n *Node) accuse(cycle uint64, s protocol.Snapshot, p protocol.Equivocation
 		n.trouble(cycle, fmt.Errorf("a proof that proves nothing: %w", err))
 		return
 	}
+	if !n.accused(p) {
+		return
+	}
 	dir := filepath.Join(n.cfg.Dir, "proofs")
 	digest := p.Digest()
 	file := filepath.Join(dir, fmt.Sprintf("%08d-%x.cbor", cycle, digest[:8]))

@@ -68,9 +68,14 @@ func (n *Node) agreement(ctx context.Context, t timeline, s protocol.Snapshot, i
 	run := &agreementRun{r, i}
 	n.mu.Lock()
 	n.current = append(n.current, run)
-	early := n.early
+	early, proofs := n.early, slices.Clone(n.proofs)
 	n.early = nil
 	n.mu.Unlock()
+	for _, p := range proofs {
+		if m, err := consensus.NewMessage(p); err == nil {
+			_ = run.Receive(m.Encode()) // refused once the offender is in no snapshot
+		}
+	}
 	for _, m := range early {
 		n.deliver(m)
 	}
@@ -91,6 +96,7 @@ func (n *Node) follow(t timeline, run *agreementRun) {
 			}
 			if out.Certificate != nil {
 				n.learn(*out.Certificate)
+				n.announce(*out.Certificate)
 			}
 		}
 	})
@@ -408,6 +414,7 @@ func (n *Node) deliver(raw []byte) {
 	case consensus.KindCertificate:
 		if c, err := protocol.DecodeCertificate(m.Bytes); err == nil {
 			n.learn(c)
+			n.hears(c.Decision())
 		}
 	case consensus.KindList:
 		if l, err := protocol.DecodeList(m.Bytes); err == nil {

@@ -54,6 +54,8 @@ type Node struct {
 	checker    consensus.Checker // under snapshot
 	checked    map[protocol.Hash]consensus.Valid
 	offenders  map[protocol.Hash]map[protocol.ID]bool // by merge
+	proofs     []protocol.EquivocationProof           // for the next instances
+	announced  map[protocol.Hash]bool                 // certificates that went around in the current cycle, by decision
 	custody    *custody                               // of the current cycle, nil on a node that does not validate
 	current    []*agreementRun                        // that take messages
 	early      [][]byte                               // messages for an instance that has not begun here
@@ -78,7 +80,7 @@ func New(cfg Config) (_ *Node, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, registry: map[protocol.ID]protocol.Key{}, sent: map[protocol.Hash]bool{}, checked: map[protocol.Hash]consensus.Valid{}, offenders: map[protocol.Hash]map[protocol.ID]bool{}, telling: map[peer.ID]int{}, heads: heads{latest: map[protocol.ID]protocol.Head{}}}
+	n := &Node{cfg: cfg, registry: map[protocol.ID]protocol.Key{}, sent: map[protocol.Hash]bool{}, checked: map[protocol.Hash]consensus.Valid{}, offenders: map[protocol.Hash]map[protocol.ID]bool{}, announced: map[protocol.Hash]bool{}, telling: map[peer.ID]int{}, heads: heads{latest: map[protocol.ID]protocol.Head{}}}
 	defer func() {
 		if err != nil {
 			n.Close()

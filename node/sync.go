@@ -119,6 +119,8 @@ func (n *Node) enter(t timeline, s protocol.Snapshot) {
 	n.registry, n.snapshot, n.entered, n.custody, n.early = registry, s, t.cycle, nil, nil
 	n.checker = consensus.NewChecker(n.cfg.Network, s)
 	n.current, n.bound = nil, false // each is closed by follow
+	n.announced = map[protocol.Hash]bool{}
+	n.proofs = slices.DeleteFunc(n.proofs, func(p protocol.EquivocationProof) bool { _, err := p.Verify(s); return err != nil })
 	n.sent, n.checked = map[protocol.Hash]bool{}, map[protocol.Hash]consensus.Valid{}
 	if n.cfg.Roles.Has(protocol.RoleValidator) {
 		n.custody = n.newCustody(t, s)

@@ -210,6 +210,9 @@ func (r *round) agreeWeights(ctx context.Context, run *agreementRun, own protoco
 		}
 	}()
 	out, err := run.Run(ctx)
+	if err == nil && out.Certificate != nil {
+		r.n.announce(*out.Certificate)
+	}
 	<-done
 	if err != nil {
 		return out, err
@@ -306,6 +309,9 @@ func (r *round) agreeMerge(ctx context.Context, w consensus.Output) (consensus.O
 		}
 	}()
 	out, err := run.Run(ctx)
+	if err == nil && out.Certificate != nil {
+		r.n.announce(*out.Certificate)
+	}
 	<-done
 	return out, err
 }
