@@ -57,12 +57,13 @@ those. Every simulated figure is a function of --seed.`)
 	c.set.IntVar(&w.Runs, "runs", 0, "simulated cycles of each size; 0 means 1024 divided by the validators")
 	c.set.Uint64Var(&w.Seed, "seed", 1, "seed of everything that is simulated")
 	c.set.BoolVar(&w.Packed, "packed", true, "messages are packed on their way, as package wire does")
+	c.set.Int64Var(&w.Slow, "slow", 1, "how many times as long as supposed the simulated processors take")
 	asJSON := c.set.Bool("json", false, "print one JSON object")
 	if err := c.parse(args, false); err != nil {
 		return err
 	}
-	if w.Miners < 0 || w.Miners > 4096 || w.Runs < 0 || w.Loss < 0 || w.Loss > 900 || w.Silent < 0 || w.Silent > 333 {
-		return usageError("--miners 0 to 4096, --runs from 0, --loss 0 to 900, --silent 0 to 333")
+	if w.Miners < 0 || w.Miners > 4096 || w.Runs < 0 || w.Loss < 0 || w.Loss > 900 || w.Silent < 0 || w.Silent > 333 || w.Slow < 0 || w.Slow > 1000 {
+		return usageError("--miners 0 to 4096, --runs from 0, --loss 0 to 900, --silent 0 to 333, --slow 0 to 1000")
 	}
 	var r agreementReport
 	for _, n := range sizes {

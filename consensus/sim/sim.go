@@ -41,7 +41,7 @@ type Config struct {
 	// Brief ends the run 2 δ after every honest validator that is up has its certificate, and keeps no transcript.
 	Brief bool
 
-	heard func(n *Node, at int64, v consensus.Valid)
+	heard func(n *Node, at int64, v consensus.Valid) // every message that an honest machine takes
 }
 
 // Partition separates the validators of Side from the others for a while: what is sent across is lost.

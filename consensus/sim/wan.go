@@ -17,6 +17,7 @@ type WAN struct {
 	Miners     int    `json:"miners"`
 	Direct     bool   `json:"direct"` // messages go to everybody, gossip beside; else gossip only
 	Packed     bool   `json:"packed"` // as package wire does
+	Slow       int64  `json:"slow"`   // how many times as long processors take for a message
 	Silent     int    `json:"silent_permille"`
 	Loss       int    `json:"loss_permille"`
 	Runs       int    `json:"runs"`
@@ -167,7 +168,7 @@ func (w WAN) config(run int, instance protocol.Instance) Config {
 		Start: 60_000, Delta: wanDelta, Rounds: wanRounds,
 		Net: Net{
 			Regions: TenRegions(), Jitter: wanJitter, Loss: w.Loss, Direct: w.Direct, Mesh: wanMesh, Heartbeat: wanHeartbeat,
-			Bandwidth: wanBandwidth, Packed: w.Packed, Copy: wanCopy, Verify: wanVerify,
+			Bandwidth: wanBandwidth, Packed: w.Packed, Copy: wanCopy * w.Slow, Verify: wanVerify * w.Slow,
 		},
 	}
 	var snapshot protocol.Snapshot

@@ -18,7 +18,7 @@ type Load struct {
 
 	PeriodMillis  uint32 `json:"period_ms"`  // of a beacon round
 	BlockMillis   uint32 `json:"block_ms"`   // of the chain
-	MessageMillis uint32 `json:"message_ms"` // within which nearly every message reaches everybody: `bzd bench agreement`
+	MessageMillis uint32 `json:"message_ms"` // within which nearly every message reaches everybody; a decision takes three
 	ClockMillis   uint32 `json:"clock_ms"`   // by which honest clocks are apart at most
 
 	DeltaBytes     uint64 `json:"delta_bytes"`     // a sealed delta
