@@ -129,6 +129,7 @@ func (b *Backend) chunks(m *mix, n int, use func(e int) bool) (c []chunk, split 
 	return c, split
 }
 
+// order fills in next.
 func (b *Backend) order(c []chunk) {
 	for i := range max(0, len(c)-b.threads) {
 		c[i].next = c[i+b.threads].expert
@@ -231,8 +232,8 @@ func (b *Backend) passing(m *mix, x []float32, experts []backend.Expert) {
 	})
 }
 
-// A part of passing has passingValues values between its products, but not fewer than passingRows rows: every part packs the
-// weights.
+// A part of passing has passingValues values between its products, but not fewer than passingRows rows: every part packs
+// the weights.
 const (
 	passingValues = 1 << 17
 	passingRows   = 128
