@@ -50,7 +50,7 @@ func TestTrainMemory(t *testing.T) {
 	planned := regexp.MustCompile(`at most (\d+) MiB`)
 	train := func(memory string) (peak, plan int64, text string, err error) {
 		var errs bytes.Buffer
-		cmd := exec.CommandContext(t.Context(), program, "train", "--group", "go", "--tokens", "252", "--memory", memory, "--out", filepath.Join(dir, memory))
+		cmd := exec.CommandContext(t.Context(), program, "train", "--group", "go", "--tokens", "256", "--memory", memory, "--out", filepath.Join(dir, memory))
 		cmd.Args[0], cmd.Stdout, cmd.Stderr = "bzd", io.Discard, &errs
 		cmd.Env = append(os.Environ(), "BZD_DIR="+filepath.Join(dir, "network"), "GOROOT="+m.goroot)
 		if err := cmd.Start(); err != nil {

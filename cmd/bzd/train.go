@@ -45,7 +45,7 @@ On a card it multiplies in bfloat16, so that the delta is another than the CPU's
 	c.set.IntVar(&o.Replay, "replay", o.Replay, "of them general text, so that it is not forgotten")
 	c.set.Float64Var(&o.LearningRate, "lr", o.LearningRate, "peak learning rate")
 	c.set.IntVar(&o.Warmup, "warmup", o.Warmup, "steps in which the learning rate rises to its peak")
-	c.set.Var(&o.Schedule, "schedule", "what the learning rate does then: linear or cosine, to zero at the cycle's end, or constant")
+	c.set.Var(&o.Schedule, "schedule", "`SHAPE` of the learning rate after that: linear or cosine, to zero at the cycle's end, or constant")
 	state := c.set.String("state", "fp32", "moments of the optimizer: fp32, bf16 (half the memory, another delta), or auto: bf16 only where --memory asks for it")
 	every := c.set.Duration("save-every", time.Minute, "how much of its work a run that is killed loses at most; 0 saves after every step")
 	c.set.Float64Var(&o.Refine, "refine", o.Refine, "times --lr: peak of the second pass, over the values that are sent; 0 leaves it out")
