@@ -23,40 +23,11 @@ import (
 // its slot in this cycle and nobody anything else.
 func (n *Node) mine(ctx context.Context, t timeline, p *local.Phi) error {
 	n.event(Event{Kind: Phase, Cycle: t.cycle, Text: "train"})
-	o := n.local.DefaultTrain(n.cfg.Group, n.cfg.Seed, t.cycle)
-	job, made := madeFor(t.cycle, p), false
-	if n.memory == nil { // later cycles have it there
-		n.memory, made = n.recall(t.cycle, p, job)
-	}
-	if f := n.memory.Feedback; made || f != nil && f.Cycle == t.cycle && f.Base == p.Link {
-		return errors.New("a delta for this cycle was made before a restart; a second one would be an equivocation")
-	}
-	o.Memory = *n.memory
-	o.StatePath, o.SaveDue = n.trainFile(), n.saves()
 	train, cancel := context.WithDeadline(ctx, t.at(t.Commit))
 	defer cancel()
-	run := func() (*delta.Delta, local.Memory, error) {
-		return local.Train(train, n.local, p, o, func(x training.Progress) {
-			n.event(Event{Kind: Training, Cycle: t.cycle, Done: x.Step, Total: x.Steps})
-		})
-	}
-	d, after, err := run()
-	if errors.Is(err, training.ErrState) { // of an earlier cycle that had no time to end, or damaged
-		if err = local.RemoveState(o.StatePath); err == nil {
-			d, after, err = run()
-		}
-	}
-	if errors.Is(err, delta.ErrRange) {
-		n.memory.Feedback = nil // it may be the reason
-	}
+	d, err := n.train(train, t.cycle, p)
 	if err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
-	if err := n.remember(after, job); err != nil { // before anybody sees the delta: what was sent must not be forgotten
-		n.trouble(t.cycle, err)
-	}
-	if err := local.RemoveState(o.StatePath); err != nil {
-		n.trouble(t.cycle, err)
+		return err
 	}
 	if n.cfg.Behaviour.Worse {
 		if d, err = n.opposite(p, d); err != nil {
@@ -91,6 +62,44 @@ func (n *Node) mine(ctx context.Context, t timeline, p *local.Phi) error {
 	}
 	n.event(Event{Kind: Committed, Cycle: t.cycle, Bytes: int64(c.Size)})
 	return n.commits.Publish(ctx, raw)
+}
+
+// train makes the cycle's delta. A run that ended with the process goes on from what it saved.
+func (n *Node) train(ctx context.Context, cycle uint64, p *local.Phi) (*delta.Delta, error) {
+	o := n.local.DefaultTrain(n.cfg.Group, n.cfg.Seed, cycle)
+	job, made := madeFor(cycle, p), false
+	if n.memory == nil { // later cycles have it there
+		n.memory, made = n.recall(cycle, p, job)
+	}
+	if f := n.memory.Feedback; made || f != nil && f.Cycle == cycle && f.Base == p.Link {
+		return nil, errors.New("a delta for this cycle was made before a restart; a second one would be an equivocation")
+	}
+	o.Memory = *n.memory
+	o.StatePath, o.SaveDue = n.trainFile(), n.saves()
+	run := func() (*delta.Delta, local.Memory, error) {
+		return local.Train(ctx, n.local, p, o, func(x training.Progress) {
+			n.event(Event{Kind: Training, Cycle: cycle, Done: x.Step, Total: x.Steps})
+		})
+	}
+	d, after, err := run()
+	if errors.Is(err, training.ErrState) { // of an earlier cycle that had no time to end, or damaged
+		if err = local.RemoveState(o.StatePath); err == nil {
+			d, after, err = run()
+		}
+	}
+	if errors.Is(err, delta.ErrRange) {
+		n.memory.Feedback = nil // it may be the reason
+	}
+	if err != nil {
+		return nil, fmt.Errorf("train: %w", err)
+	}
+	if err := n.remember(after, job); err != nil { // before anybody sees the delta: what was sent must not be forgotten
+		n.trouble(cycle, err)
+	}
+	if err := local.RemoveState(o.StatePath); err != nil {
+		n.trouble(cycle, err)
+	}
+	return d, nil
 }
 
 // seal encrypts the delta under a fresh seed that the beacon round T_k opens.

@@ -441,3 +441,50 @@ func TestReplaySource(t *testing.T) {
 		t.Errorf("asked for %v, want %v", own.asked, want)
 	}
 }
+
+// TestMicro: in pieces, a batch has the losses of one piece to the bit, for a sequence's loss depends on itself alone. Its
+// gradient is another sum: that of a product is cut into blocks of 256 rows, counted from the start of a piece and, for an
+// expert, of the slots that a piece sends there (docs/spec/exact.md, section 2). So it is near, not equal. Recomputation
+// changes nothing.
+func TestMicro(t *testing.T) {
+	gradients := func(p training.Plan) (losses float64, values []float32) {
+		r := newRun(t, newModel(t, cpu.Options{Threads: 2}, nil), p)
+		first := r.mustRun(t, 1)[0]
+		for _, x := range r.t.Params() {
+			g := make([]float32, x.Grad.Len())
+			r.m.Backend().Read(g, x.Grad)
+			values = append(values, g...)
+		}
+		return first.Loss, values
+	}
+	p := plan
+	p.Balance = 0 // it depends on the load of the whole batch
+	loss, whole := gradients(p)
+	p.Recompute = true
+	if l, again := gradients(p); l != loss {
+		t.Errorf("loss %v with recomputation, want %v", l, loss)
+	} else {
+		sameBits(t, "gradient with recomputation", again, whole)
+	}
+	largest := 0.0
+	for _, x := range whole {
+		largest = max(largest, math.Abs(float64(x)))
+	}
+	for micro := 1; micro < p.Batch; micro++ {
+		p.Micro, p.Recompute = micro, micro%2 == 0
+		l, pieces := gradients(p)
+		if l != loss {
+			t.Errorf("%d at a time: loss %v, want %v", micro, l, loss)
+		}
+		same := true
+		for i := range whole {
+			same = same && pieces[i] == whole[i]
+			if d := math.Abs(float64(pieces[i] - whole[i])); !(d <= 1e-5*largest) {
+				t.Fatalf("%d at a time: gradient %d is %v, want about %v", micro, i, pieces[i], whole[i])
+			}
+		}
+		if same {
+			t.Errorf("%d at a time: the gradient is equal to the bit; then docs and planner should say so", micro)
+		}
+	}
+}

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,9 +15,9 @@ import (
 	"github.com/blockzero-net/bzd/training/model"
 )
 
-// TestTrainMemory trains a group of a model of 300 MiB in processes of their own and reads from the system what they held at
-// most: about what was planned, and with less --memory so much less than the model, to the same delta. What cannot be
-// done is refused.
+// TestTrainMemory trains a group of a model of 300 MiB in processes of their own, and scores the delta, and reads from the
+// system what they held at most: about what was planned. With less of the model in memory the delta and the score are the
+// same. What cannot be done is refused.
 func TestTrainMemory(t *testing.T) {
 	if testing.Short() {
 		t.Skip("writes a model of 300 MiB")
@@ -48,10 +47,10 @@ func TestTrainMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	planned := regexp.MustCompile(`at most (\d+) MiB`)
-	train := func(memory string) (peak, plan int64, text string, err error) {
-		var errs bytes.Buffer
-		cmd := exec.CommandContext(t.Context(), program, "train", "--group", "go", "--tokens", "252", "--memory", memory, "--out", filepath.Join(dir, memory))
-		cmd.Args[0], cmd.Stdout, cmd.Stderr = "bzd", io.Discard, &errs
+	bzd := func(args ...string) (peak, plan int64, out, text string, err error) {
+		var stdout, errs bytes.Buffer
+		cmd := exec.CommandContext(t.Context(), program, args...)
+		cmd.Args[0], cmd.Stdout, cmd.Stderr = "bzd", &stdout, &errs
 		cmd.Env = append(os.Environ(), "BZD_DIR="+filepath.Join(dir, "network"), "GOROOT="+m.goroot)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -66,12 +65,16 @@ func TestTrainMemory(t *testing.T) {
 				if p := planned.FindStringSubmatch(errs.String()); p != nil {
 					plan, _ = strconv.ParseInt(p[1], 10, 64)
 				}
-				t.Logf("--memory %s: planned %d MiB, held %d MiB at most\n%s", memory, plan, peak>>20, errs.String())
-				return peak, plan << 20, errs.String(), err
+				t.Logf("%v: planned %d MiB, held %d MiB at most\n%s", args, plan, peak>>20, errs.String())
+				return peak, plan << 20, stdout.String(), errs.String(), err
 			case <-look.C:
 				peak = max(peak, residentPeak(cmd.Process.Pid))
 			}
 		}
+	}
+	train := func(memory string) (peak, plan int64, text string, err error) {
+		peak, plan, _, text, err = bzd("train", "--group", "go", "--tokens", "256", "--memory", memory, "--out", filepath.Join(dir, memory))
+		return peak, plan, text, err
 	}
 	whole, plan, text, err := train("2GiB")
 	if err != nil {
@@ -88,6 +91,17 @@ func TestTrainMemory(t *testing.T) {
 		t.Errorf("%d MiB planned, %d held", plan>>20, part>>20)
 	}
 	sameFiles(t, filepath.Join(dir, "2GiB"), filepath.Join(dir, "330MiB"))
+	_, _, want, text, err := bzd("eval", "--mapped", "1GiB", filepath.Join(dir, "2GiB"))
+	if err != nil {
+		t.Fatal(text)
+	}
+	peak, _, got, text, err := bzd("eval", "--mapped", "16MiB", filepath.Join(dir, "2GiB"))
+	if err != nil || got != want {
+		t.Errorf("with 16 MiB of weights in memory: %s%s, want %s", text, got, want)
+	}
+	if peak > 200<<20 {
+		t.Errorf("%d MiB held to evaluate with 16 MiB of weights in memory", peak>>20)
+	}
 	if _, _, text, err := train("100MiB"); err == nil || !regexp.MustCompile(`training needs at least \d+ MiB .*what would fit: `).MatchString(text) {
 		t.Errorf("trains in 100 MiB: %v, %s", err, text)
 	}

@@ -81,14 +81,20 @@ func (s *scoring) open(args []string) ([]local.Submission, error) {
 	if s.n, s.start, err = s.openNetwork(s.host, nil); err != nil {
 		return nil, err
 	}
-	s.p, err = s.phi(b, s.n, s.from, s.start)
+	load := local.LoadPhi
+	if s.room > 0 {
+		load = local.LoadMapped
+	}
+	s.p, err = s.phiBy(load, b, s.n, s.from, s.start)
 	if s.fallsBack(err) {
 		b = s.host
-		s.p, err = s.phi(b, s.n, s.from, s.start)
+		s.p, err = s.phiBy(load, b, s.n, s.from, s.start)
 	}
 	if err != nil {
 		return nil, err
 	}
+	finish := s.done
+	s.done = func() error { return errors.Join(s.p.Close(), finish()) }
 	s.side = s.workers()
 	if _, ok := b.(*cpu.Backend); !ok {
 		s.side = 1 // a card does one thing after another
@@ -185,6 +191,7 @@ Scores deltas by Proof-of-Loss: the paired change of the loss on held-out sample
 canary, with its standard error, in integers. A card computes the same to the bit.`)
 	s.device()
 	s.set.StringVar(&s.fallback, "fallback", "", "cpu: go on with the CPU if the card fails; empty means stop")
+	s.set.Var((*size)(&s.room), "mapped", "leave frozen weights in the checkpoint's files and hold at most that `AMOUNT` of them in memory at a time, as 2GiB; 0 loads the model. Never changes a result")
 	asJSON := s.set.Bool("json", false, "print the rows as JSON, in nano-nats")
 	defer func() { err = errors.Join(err, s.done()) }()
 	subs, err := s.open(args)

@@ -46,7 +46,7 @@ On a card it multiplies in bfloat16, so that the delta is another than the CPU's
 	c.set.Float64Var(&o.Lead, "lead", o.Lead, "how much of what could not be sent yet training starts ahead of the checkpoint, 0 to 1")
 	c.set.Float64Var(&o.LearningRate, "lr", 0, rateHelp)
 	c.set.IntVar(&o.Warmup, "warmup", o.Warmup, "steps in which the learning rate rises to its peak")
-	c.set.Var(&o.Schedule, "schedule", "what the learning rate does then: linear or cosine, to zero at the cycle's end, or constant")
+	c.set.Var(&o.Schedule, "schedule", "`SHAPE` of the learning rate after that: linear or cosine, to zero at the cycle's end, or constant")
 	state := c.set.String("state", "fp32", "moments of the optimizer: fp32, bf16 (half the memory, another delta), or auto: bf16 only where --memory asks for it")
 	every := c.set.Duration("save-every", time.Minute, "how much of its work a run that is killed loses at most; 0 saves after every step")
 	plan := c.memoryPlan()

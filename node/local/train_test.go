@@ -15,6 +15,7 @@ import (
 	"github.com/blockzero-net/bzd/node/local"
 	"github.com/blockzero-net/bzd/training"
 	"github.com/blockzero-net/bzd/training/delta"
+	"github.com/blockzero-net/bzd/training/optim"
 )
 
 // TestTrainScope: a delta holds the group's tensors and moves each of them, and the checkpoint that miners share stays
@@ -208,6 +209,8 @@ func TestTrainIdentity(t *testing.T) {
 		"rate":    func(o *local.TrainOptions) { o.LearningRate *= 2 },
 		"warmup":  func(o *local.TrainOptions) { o.Warmup++ },
 		"moments": func(o *local.TrainOptions) { o.Memory = memory },
+		"shape":   func(o *local.TrainOptions) { o.Schedule = optim.Cosine },
+		"half":    func(o *local.TrainOptions) { o.Half = true },
 	} {
 		other := o
 		change(&other)
@@ -296,5 +299,38 @@ func TestTrainTooFar(t *testing.T) {
 	d, _, err := local.Train(t.Context(), w.n, w.p, o, nil)
 	if d != nil || !errors.Is(err, delta.ErrRange) || !strings.Contains(err.Error(), "lower the learning rate") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestTrainHalf: with moments in bfloat16 a cycle gives another delta, goes on after an interruption to the same one, and
+// hands its moments, of two bytes each, to the next cycle, which must keep them so too.
+func TestTrainHalf(t *testing.T) {
+	w := tinyWorld(t)
+	o := brief(ledger, "half")
+	full := w.train(t, o)
+	o.Half = true
+	want, memory, err := local.Train(t.Context(), w.n, w.p, o, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sameDelta(t, want, full) {
+		t.Error("the delta is that with moments in float32")
+	}
+	if !memory.Moments.Half() || memory.Moments.M != nil || memory.Moments.Len() == 0 {
+		t.Fatalf("moments of %d values, half %v", memory.Moments.Len(), memory.Moments.Half())
+	}
+	o.StatePath = filepath.Join(t.TempDir(), "state")
+	interrupt(t, w, o, 7)
+	if got, again, err := local.Train(t.Context(), w.n, w.p, o, nil); err != nil || !sameDelta(t, got, want) || !reflect.DeepEqual(again, memory) {
+		t.Errorf("after an interruption: %v", err)
+	}
+	next := brief(ledger, "half")
+	next.Cycle, next.Half, next.Memory = 1, true, memory
+	if _, after, err := local.Train(t.Context(), w.n, w.p, next, nil); err != nil || after.Moments.Steps <= memory.Moments.Steps {
+		t.Errorf("the next cycle: %v", err)
+	}
+	next.Half = false
+	if _, _, err := local.Train(t.Context(), w.n, w.p, next, nil); err == nil || !strings.Contains(err.Error(), "bfloat16") {
+		t.Errorf("moments of another kind: %v", err)
 	}
 }

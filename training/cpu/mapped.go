@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -46,7 +47,7 @@ func (b *Backend) Map(raw []byte, half bool, out, in int) (backend.Weight, error
 	if len(raw) != size*out*in || len(raw) == 0 {
 		panic(fmt.Sprintf("cpu: %d bytes are not a matrix [%d, %d]", len(raw), out, in))
 	}
-	if !littleEndian || uintptr(unsafe.Pointer(&raw[0]))%uintptr(size) != 0 {
+	if !littleEndian() || uintptr(unsafe.Pointer(&raw[0]))%uintptr(size) != 0 {
 		return nil, nil
 	}
 	w := &weight{frozen: true, out: out, in: in, mapped: &mapped{raw: raw, all: &b.maps}}
@@ -94,7 +95,7 @@ func (b *Backend) Values(dst []float32, m backend.Weight) {
 }
 
 // littleEndian says whether this machine's values are those of the files.
-var littleEndian = *(*uint16)(unsafe.Pointer(&[2]byte{1, 0})) == 1
+func littleEndian() bool { return binary.NativeEndian.Uint16([]byte{1, 0}) == 1 }
 
 // touch says that the weight is about to be used.
 func (w *weight) touch() {
