@@ -247,7 +247,7 @@ func TestAdoptRefuses(t *testing.T) {
 		"expert of nowhere":  {groups: local.Groups{ledger: {{Layer: 0, Index: 6}}, maths: {{Layer: 2, Index: 0}}}, want: []string{"expert 6 of layer 0", "expert 0 of layer 2", "layers 0 to 1"}},
 		"expert of two":      {groups: local.Groups{ledger: groups[ledger], maths: groups[ledger]}, want: []string{"already that of group"}},
 		"too long":           {params: func(o *local.GenesisOptions) { o.Params.SequenceLength = 4 * 65 }, want: []string{"65 tokens", "64 positions"}},
-		"pool":               {params: func(o *local.GenesisOptions) { o.Params.ScoreSamples = 1 << 11 }, want: []string{"more text"}},
+		"pool":               {params: func(o *local.GenesisOptions) { o.Params.ScoreSamples = 1 << 10 }, want: []string{"more text"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			src, parent := foreignModel(t, localtest.Config(model.Qwen2), false, 0), t.TempDir()
