@@ -112,9 +112,9 @@ genesis-verify: build
 bench:
 	$(GO) test -run '^$$' -bench . -benchtime 1s ./training/cpu ./training/model
 
-# Twenty cycles, one miner per group: the curves of the fixed probe, as a table and as bench/learning.svg.
+# Fifty cycles, one miner per group: the curves of the fixed probe, as a table and as bench/learning.svg.
 bench-learning: build
-	$(BZD) rehearse --cycles 20 --miners 1 --plot bench/learning.svg
+	$(BZD) rehearse --cycles 50 --miners 1 --plot bench/learning.svg
 
 # Size of deltas against what the network learns in fifty cycles: a table and bench/frontier.svg.
 bench-frontier: build
