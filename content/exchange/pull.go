@@ -193,6 +193,7 @@ type pull struct {
 	met     map[peer.ID]bool
 	sources map[*source]struct{} // with a request under way
 	workers int
+	busy    int           // workers that have a peer
 	bytes   uint64        // that came, but for what came twice
 	twice   uint64        // that did
 	changed chan struct{} // closed when something becomes free or done, or urgent, or a peer leaves
@@ -388,6 +389,7 @@ func (u *pull) work() {
 		switch {
 		case p != "":
 			u.from(p)
+			u.leave()
 		case wait == nil:
 			return
 		default:
@@ -399,6 +401,14 @@ func (u *pull) work() {
 	}
 }
 
+// leave says that a worker is done with its peer.
+func (u *pull) leave() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.busy--
+	u.change()
+}
+
 // next returns the peer to ask next; or a channel to wait on, while others are asked who may yet fail; or neither.
 func (u *pull) next() (p peer.ID, wait <-chan struct{}) {
 	u.mu.Lock()
@@ -408,10 +418,13 @@ func (u *pull) next() (p peer.ID, wait <-chan struct{}) {
 	case len(u.peers) > 0:
 		p, u.peers = u.peers[0], u.peers[1:]
 	case len(u.later) == 0:
-	case len(u.sources) > 0:
+	case u.busy > 0:
 		wait = u.changed
 	default:
 		p, u.later = u.later[0], u.later[1:]
+	}
+	if p != "" {
+		u.busy++
 	}
 	return p, wait
 }
