@@ -141,7 +141,7 @@ func TestComposeOrder(t *testing.T) {
 	var first string
 	for i := range len(sets) {
 		for range 2 {
-			g, _, err := local.Compose(b, base, sets, filepath.Join(t.TempDir(), "genesis"), options())
+			g, _, err := local.Compose(b, &local.Phi{Model: base}, sets, filepath.Join(t.TempDir(), "genesis"), options())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -180,6 +180,7 @@ func TestComposeRefuses(t *testing.T) {
 		"a domain twice":    {append(slices.Clone(sets), sets[1]), nil, "twice"},
 		"bad name":          {sets, func(o *local.GenesisOptions) { o.Name = "No Name" }, "name"},
 		"bad parameters":    {sets, func(o *local.GenesisOptions) { o.Params.ScoreSamples = 1 }, "score"},
+		"no time":           {sets, func(o *local.GenesisOptions) { o.Params.ScoreSamples = 1 << 20 }, "raise schedule.evaluate from"},
 		"long sequences":    {sets, func(o *local.GenesisOptions) { o.Params.SequenceLength = 49 }, "48"},
 		"no copies":         {sets, func(o *local.GenesisOptions) { o.Plan.Copies = 0 }, "cop"},
 		"too many copies":   {sets, func(o *local.GenesisOptions) { o.Plan.Copies = 5 }, "cop"},
@@ -194,7 +195,7 @@ func TestComposeRefuses(t *testing.T) {
 			if c.change != nil {
 				c.change(&o)
 			}
-			_, _, err := local.Compose(b, base, c.sets, dir, o)
+			_, _, err := local.Compose(b, &local.Phi{Model: base}, c.sets, dir, o)
 			if err == nil || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("error %v, want one about %q", err, c.says)
 			}
