@@ -25,6 +25,7 @@ type Valid struct {
 	message  Message
 	record   protocol.Record
 	name     protocol.Hash // of a proposal the decision, of a vector, list or proof the digest
+	opens    protocol.Hash // of a score vector: the commit
 	offence  protocol.Offence
 	network  protocol.Link
 	snapshot protocol.Hash
@@ -72,7 +73,9 @@ func open(message Message) (v Valid, err error) {
 	switch r := v.record.(type) {
 	case protocol.Proposal:
 		v.name = r.Decision()
-	case protocol.ScoreVector, protocol.MergeVector, protocol.List, protocol.EquivocationProof:
+	case protocol.ScoreVector:
+		v.name, v.opens = sha256.Sum256(message.Bytes), r.CommitDigest()
+	case protocol.MergeVector, protocol.List, protocol.EquivocationProof:
 		v.name = sha256.Sum256(message.Bytes) // a record has one encoding
 	}
 	return v, nil

@@ -64,7 +64,7 @@ func (e *evidence) put(hash protocol.Hash, r named) {
 	if _, ok := e.held[hash]; ok {
 		return
 	}
-	if v, ok := r.record.(protocol.ScoreVector); ok {
+	if v, ok := r.record.(protocol.ScoreVector); ok && r.opens.IsZero() {
 		r.opens = v.CommitDigest()
 	}
 	e.held[hash] = r

@@ -169,7 +169,7 @@ func (m *Machine) hold(v Valid, r protocol.Signed) error {
 	if err := m.check(&v); err != nil {
 		return err
 	}
-	m.evidence.put(v.name, named{message: v.message, record: r, signer: r.Signer()})
+	m.evidence.put(v.name, named{message: v.message, record: r, signer: r.Signer(), opens: v.opens})
 	if r.Signer() == m.cfg.Self && kind == KindMergeVector {
 		m.committed = true
 	}

@@ -288,7 +288,10 @@ func (n *Node) cycle(ctx context.Context, cycle uint64) error {
 		})
 	}
 	var out consensus.Output
-	if c := n.custody; c != nil {
+	if me, _ := s.Find(n.cfg.ID); n.custody != nil && !me.Roles.Has(protocol.RoleValidator) {
+		n.trouble(cycle, errors.New("this validator is not in the cycle's snapshot and takes no part; "+
+			"if it was excluded for signing two things, it needs another identity"))
+	} else if c := n.custody; c != nil {
 		if out, err = n.validate(ctx, t, s, n.phi, c); err != nil {
 			n.trouble(cycle, err)
 		}
