@@ -6,8 +6,8 @@ BZD      = bin/bzd
 PYTHON  ?= python3
 export CGO_ENABLED = 0
 
-.PHONY: all build cuda cuda-carry cuda-test ptx ptxas demo rehearse devnet test devnet-test race lint fuzz generate genesis genesis-verify bench \
-	bench-learning interop agreement-sweep nightly clean
+.PHONY: all build cuda cuda-carry cuda-test ptx ptxas demo rehearse devnet test devnet-test arm64 race lint fuzz generate genesis \
+	genesis-verify bench bench-learning bench-content bench-frontier interop agreement-sweep nightly clean
 
 all: build
 
@@ -73,6 +73,10 @@ test:
 devnet-test:
 	$(GO) test -count=1 ./node/devnet
 
+# The same program for ARM64, and in an emulator the tests that must give the same bits there.
+arm64:
+	GO="$(GO)" .ci/arm64
+
 # The race detector needs cgo. By itself it looks at the packages that use goroutines.
 RACE ?= ./training ./training/data ./validation ./content ./content/blockstore ./content/exchange ./content/gateway \
 	./consensus/runner ./consensus/wire ./consensus/beacon ./consensus/chain/... ./p2p/... ./node
@@ -112,8 +116,17 @@ bench:
 bench-learning: build
 	$(BZD) rehearse --cycles 20 --miners 1 --plot bench/learning.svg
 
-# Loads a checkpoint in transformers and compares it with bzd. VENV must have torch and transformers; it is made if
-# missing (needs a package registry).
+# Size of deltas against what the network learns in fifty cycles: a table and bench/frontier.svg.
+bench-frontier: build
+	bench/frontier.sh $(BZD)
+
+# How fast checkpoints are imported and fetched, beside kubo (which needs the module proxy).
+bench-content:
+	bench/content/run.sh
+
+# Loads checkpoints in transformers and compares them with bzd, and models of every family that transformers writes; a
+# network trains those of FAMILIES. VENV must have torch and transformers; it is made if missing, and so is another beside
+# it with transformers 5 (needs a package registry).
 VENV ?= out/venv
 interop: build
 	bench/interop.sh $(BZD) $(VENV) $(PYTHON)
@@ -122,11 +135,14 @@ interop: build
 agreement-sweep:
 	$(GO) test ./consensus/sim -count=1 -timeout 60m -runs 10000 -long
 
+nightly: export FAMILIES = olmoe mixtral qwen2_moe qwen3_moe
 nightly: test lint genesis-verify interop
+	BZD_EMULATE=all $(GO) test ./training/cuda ./training/cuda/emu
 	$(MAKE) race RACE=./...
 	BZD_NIGHTLY=1 $(GO) test -count=1 -timeout 30m -run TestAgreement ./node/devnet
 	$(GO) test -count=1 -timeout 30m -run TestExplore ./consensus -explore-more 1
 	$(MAKE) fuzz FUZZTIME=2m
+	$(GO) test -run Kill -count=20 ./content/blockstore ./content/exchange
 	$(MAKE) agreement-sweep
 	$(MAKE) bench-learning
 

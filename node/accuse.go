@@ -23,9 +23,9 @@ func (n *Node) accuse(cycle uint64, s protocol.Snapshot, p protocol.Equivocation
 	}
 	dir := filepath.Join(n.cfg.Dir, "proofs")
 	digest := p.Digest()
-	file := filepath.Join(dir, fmt.Sprintf("%08d-%x.cbor", cycle, digest[:8]))
+	file := filepath.Join(dir, fmt.Sprintf("%08d-%x.cbor", offence.Cycle, digest[:8]))
 	err = os.MkdirAll(dir, 0o755)
-	for path, r := range map[string]protocol.Record{file: p, filepath.Join(dir, SnapshotFile(cycle)): s} {
+	for path, r := range map[string]protocol.Record{file: p, filepath.Join(dir, SnapshotFile(offence.Cycle)): s} {
 		if err == nil {
 			err = writeOnce(path, r)
 		}

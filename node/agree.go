@@ -331,7 +331,7 @@ func (n *Node) judgeMessage(_ context.Context, _ peer.ID, raw []byte) gossip.Ver
 	case err == nil && n.apart(v):
 		return gossip.Ignore
 	case err == nil:
-		n.remember(raw, v)
+		n.keepChecked(raw, v)
 		return gossip.Accept
 	case errors.Is(err, consensus.ErrIgnore): // perhaps right under another snapshot
 		return gossip.Ignore
@@ -342,8 +342,8 @@ func (n *Node) judgeMessage(_ context.Context, _ peer.ID, raw []byte) gossip.Ver
 // maxChecked bounds the checked messages that wait for delivery.
 const maxChecked = 1024
 
-// remember keeps a checked message until it is delivered, so that its signatures are verified once.
-func (n *Node) remember(raw []byte, v consensus.Valid) {
+// keepChecked keeps a checked message until it is delivered, so that its signatures are verified once.
+func (n *Node) keepChecked(raw []byte, v consensus.Valid) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if len(n.checked) < maxChecked {
@@ -351,8 +351,8 @@ func (n *Node) remember(raw []byte, v consensus.Valid) {
 	}
 }
 
-// recall returns a checked message once.
-func (n *Node) recall(raw []byte) (v consensus.Valid, ok bool) {
+// takeChecked returns a checked message once.
+func (n *Node) takeChecked(raw []byte) (v consensus.Valid, ok bool) {
 	name := protocol.Hash(sha256.Sum256(raw))
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -429,7 +429,7 @@ func (n *Node) deliver(raw []byte) {
 	n.mu.Lock()
 	runs := append([]*agreementRun(nil), n.current...)
 	n.mu.Unlock()
-	checked, ok := n.recall(raw)
+	checked, ok := n.takeChecked(raw)
 	taken := false
 	for _, r := range runs {
 		var err error

@@ -33,6 +33,15 @@ func (r *rig) submitted(name string, cycle uint64) {
 	})
 }
 
+// cycleOf is the cycle that a proof's file names.
+func cycleOf(t *testing.T, file string) (cycle int) {
+	t.Helper()
+	if _, err := fmt.Sscanf(filepath.Base(file), "%d-", &cycle); err != nil {
+		t.Fatal(err)
+	}
+	return cycle
+}
+
 // TestCutOff: two halves of the validators that do not hear each other decide nothing, put weights on chain all the same,
 // and agree again when they do.
 func TestCutOff(t *testing.T) {
@@ -96,7 +105,7 @@ func TestEquivocator(t *testing.T) {
 		r.check(err)
 		p, err := protocol.DecodeEquivocationProof(raw)
 		r.check(err)
-		raw, err = os.ReadFile(filepath.Join(r.dir, name, "proofs", SnapshotFile(a.Cycle)))
+		raw, err = os.ReadFile(filepath.Join(r.dir, name, "proofs", SnapshotFile(uint64(cycleOf(t, files[0])))))
 		r.check(err)
 		s, err := protocol.DecodeSnapshot(raw)
 		r.check(err)

@@ -23,6 +23,8 @@ type Config struct {
 	Bootstrap []string           // multiaddresses with /p2p/<peer id>
 	Gateway   string             // address of the HTTP gateway, such as 127.0.0.1:0; empty: none
 
+	Quota int // MiB that the block store may hold, 0: what the disk has; see blockstore.Options
+
 	Threads int    // goroutines that measuring may use
 	ISA     string // instruction set, empty for the fastest
 	Seed    string // of the miner's order of reading the text
@@ -96,6 +98,7 @@ func (c Config) Validate() error {
 	need(c.Roles != 0, "no role; the node would do nothing")
 	need(!c.Roles.Has(protocol.RoleMiner) || c.Group != "", "a miner serves a group; none is given")
 	need(len(c.Key) == ed25519.PrivateKeySize || !c.Roles.Has(protocol.RoleMiner) && !c.Roles.Has(protocol.RoleValidator), "no key to sign with")
+	need(c.Quota >= 0, "a quota of %d MiB; nothing could be stored", c.Quota)
 	need(c.Now != nil, "no clock")
 	return errors.Join(faults...)
 }

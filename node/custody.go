@@ -11,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/blockzero-net/bzd/content"
+	"github.com/blockzero-net/bzd/content/blockstore"
 	"github.com/blockzero-net/bzd/internal/protocol"
 )
 
@@ -92,16 +93,26 @@ func (c *custody) hold(ctx context.Context, from peer.ID, x protocol.Commitment)
 	if err := content.Check(m, c.n.payloadLimit()); err != nil {
 		return nil, err.Error()
 	}
+	if err := c.n.store.Pin(ctx, blockstore.Pin{Owner: owner(pinCycle, "%d/%s", c.t.cycle, x.Miner),
+		Blocks: append(content.Segments(m), x.Manifest.Cid())}); err != nil {
+		return nil, err.Error()
+	}
 	if err := c.n.content.Blocks(ctx, from, content.Segments(m)); err != nil {
 		return &m, "the sealed blocks did not arrive in time"
 	}
 	return &m, ""
 }
 
-// list is the validator's LIST: what it saw, and what it held when custody closed.
+// list is the validator's LIST: what it saw, and what it held when custody closed. What it says is held is on the disk.
 func (c *custody) list() protocol.List {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if err := c.n.store.Sync(); err != nil {
+		c.n.trouble(c.t.cycle, err)
+		for _, k := range c.seen {
+			k.held = false
+		}
+	}
 	l := protocol.List{Version: protocol.Version, Network: c.n.cfg.Network, Cycle: c.t.cycle, Validator: c.n.cfg.ID}
 	for _, k := range c.seen {
 		state := protocol.ListIncomplete

@@ -11,8 +11,10 @@ import (
 	"time"
 
 	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/blockzero-net/bzd/content/blockstore"
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/p2p"
 	"github.com/blockzero-net/bzd/p2p/gossip"
@@ -216,6 +218,9 @@ func (n *Node) keepCertificate(ctx context.Context, c protocol.Certificate) {
 			var b blocks.Block
 			if b, err = blocks.NewBlockWithCid(raw, c.Digest().Link().Cid()); err == nil {
 				err = n.content.Put(ctx, b)
+			}
+			if err == nil {
+				err = n.store.Pin(ctx, blockstore.Pin{Owner: owner(pinCertificate, "%d", c.Cycle), Blocks: []cid.Cid{b.Cid()}})
 			}
 		}
 	}

@@ -12,40 +12,54 @@ import (
 
 	"github.com/blockzero-net/bzd/consensus/beacon"
 	"github.com/blockzero-net/bzd/content"
+	"github.com/blockzero-net/bzd/content/blockstore"
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/node/local"
 	"github.com/blockzero-net/bzd/training"
 	"github.com/blockzero-net/bzd/training/delta"
-	"github.com/blockzero-net/bzd/training/optim"
 )
 
 // mine trains, seals, publishes and commits, all before the commitment deadline. Whatever goes wrong costs this miner
 // its slot in this cycle and nobody anything else.
 func (n *Node) mine(ctx context.Context, t timeline, p *local.Phi) error {
 	n.event(Event{Kind: Phase, Cycle: t.cycle, Text: "train"})
-	o := local.DefaultTrain(n.cfg.Group, n.cfg.Seed, t.cycle)
-	if n.moments == nil { // later cycles have them in memory
-		moments, err := n.readMoments()
-		if err != nil {
-			n.trouble(t.cycle, err)
-		}
-		n.moments = moments
+	o := n.local.DefaultTrain(n.cfg.Group, n.cfg.Seed, t.cycle)
+	job, made := madeFor(t.cycle, p), false
+	if n.memory == nil { // later cycles have it there
+		n.memory, made = n.recall(t.cycle, p, job)
 	}
-	o.Moments = n.moments
+	if f := n.memory.Feedback; made || f != nil && f.Cycle == t.cycle && f.Base == p.Link {
+		return errors.New("a delta for this cycle was made before a restart; a second one would be an equivocation")
+	}
+	o.Memory = *n.memory
+	o.StatePath, o.SaveDue = n.trainFile(), n.saves()
 	train, cancel := context.WithDeadline(ctx, t.at(t.Commit))
 	defer cancel()
-	d, after, err := local.Train(train, n.local, p, o, func(x training.Progress) {
-		n.event(Event{Kind: Training, Cycle: t.cycle, Done: x.Step, Total: x.Steps})
-	})
+	run := func() (*delta.Delta, local.Memory, error) {
+		return local.Train(train, n.local, p, o, func(x training.Progress) {
+			n.event(Event{Kind: Training, Cycle: t.cycle, Done: x.Step, Total: x.Steps})
+		})
+	}
+	d, after, err := run()
+	if errors.Is(err, training.ErrState) { // of an earlier cycle that had no time to end, or damaged
+		if err = local.RemoveState(o.StatePath); err == nil {
+			d, after, err = run()
+		}
+	}
+	if errors.Is(err, delta.ErrRange) {
+		n.memory.Feedback = nil // it may be the reason
+	}
 	if err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
-	n.moments = &after
-	if err := training.WriteState(n.momentsFile(), training.State{Values: make([]float32, len(after.M)), Moments: after}); err != nil {
+	if err := n.remember(after, job); err != nil { // before anybody sees the delta: what was sent must not be forgotten
+		n.trouble(t.cycle, err)
+	}
+	if err := local.RemoveState(o.StatePath); err != nil {
 		n.trouble(t.cycle, err)
 	}
 	if n.cfg.Behaviour.Worse {
-		if d, err = opposite(p, d); err != nil {
+		if d, err = n.opposite(p, d); err != nil {
 			return err
 		}
 	}
@@ -55,6 +69,10 @@ func (n *Node) mine(ctx context.Context, t timeline, p *local.Phi) error {
 	}
 	if !n.cfg.Behaviour.Withhold {
 		if err := sealed.Publish(ctx, n.content); err != nil {
+			return fmt.Errorf("publish: %w", err)
+		}
+		if err := n.store.Pin(ctx, blockstore.Pin{Owner: owner(pinSubmission, "%d", t.cycle),
+			Blocks: append(content.Segments(sealed.Manifest), sealed.Link.Cid())}); err != nil {
 			return fmt.Errorf("publish: %w", err)
 		}
 	}
@@ -77,12 +95,9 @@ func (n *Node) mine(ctx context.Context, t timeline, p *local.Phi) error {
 
 // seal encrypts the delta under a fresh seed that the beacon round T_k opens.
 func (n *Node) seal(t timeline, p *local.Phi, d *delta.Delta) (*content.Sealed, error) {
-	payload, err := d.Payload()
-	if err != nil {
-		return nil, err
-	}
+	payload := d.Payload()
 	if n.cfg.Behaviour.Corrupt {
-		payload[0], payload[1] = 0xc0, 0x7f // a NaN
+		payload[0], payload[1] = 0xc0, 0x7f // a NaN in either codec
 	}
 	var seed content.Seed
 	if _, err := rand.Read(seed[:]); err != nil {
@@ -98,8 +113,8 @@ func (n *Node) seal(t timeline, p *local.Phi, d *delta.Delta) (*content.Sealed, 
 }
 
 // opposite negates a delta.
-func opposite(p *local.Phi, d *delta.Delta) (*delta.Delta, error) {
-	want, err := p.Expect(d.Header().Group)
+func (n *Node) opposite(p *local.Phi, d *delta.Delta) (*delta.Delta, error) {
+	want, err := n.local.Expect(p, d.Header().Group)
 	if err != nil {
 		return nil, err
 	}
@@ -112,18 +127,63 @@ func opposite(p *local.Phi, d *delta.Delta) (*delta.Delta, error) {
 	return delta.New(want, units)
 }
 
-func (n *Node) momentsFile() string { return filepath.Join(n.cfg.Dir, "moments") }
+// momentsFile is of this miner's group: the moments of another one's values say nothing of these.
+func (n *Node) momentsFile() string {
+	group := sha256.Sum256([]byte(n.cfg.Group))
+	return filepath.Join(n.cfg.Dir, fmt.Sprintf("moments-%x", group[:4]))
+}
+func (n *Node) feedbackFile() string { return filepath.Join(n.cfg.Dir, "feedback") }
+func (n *Node) trainFile() string    { return filepath.Join(n.cfg.Dir, "train.state") }
 
-// readMoments returns the optimizer's moments of the last cycle, nil if there are none.
-func (n *Node) readMoments() (*optim.State, error) {
-	s, err := training.ReadState(n.momentsFile())
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, nil // a fresh start
-	case err != nil:
-		return nil, err
+// savePeriod is how much of its training a miner that is killed loses at most.
+const savePeriod = 30 * time.Second
+
+// saves says when to save training.
+func (n *Node) saves() func(training.Progress) bool {
+	last := n.cfg.Now()
+	return func(training.Progress) bool {
+		now := n.cfg.Now()
+		if now.Sub(last) < savePeriod {
+			return false
+		}
+		last = now
+		return true
 	}
-	return &s.Moments, nil
+}
+
+// madeFor marks the moments that a cycle's training left.
+func madeFor(cycle uint64, p *local.Phi) [32]byte {
+	return sha256.Sum256(fmt.Appendf(nil, "bzd/made\x00%d\x00%s", cycle, p.Link))
+}
+
+// remember keeps what a miner needs in the next cycle, in memory and on disk, and what made it.
+func (n *Node) remember(m local.Memory, made [32]byte) error {
+	n.memory = &m
+	var errs []error
+	if m.Feedback != nil {
+		errs = append(errs, m.Feedback.WriteFile(n.feedbackFile()))
+	}
+	errs = append(errs, training.WriteState(n.momentsFile(), training.State{Job: made, Values: make([]float32, m.Moments.Len()), Moments: *m.Moments}))
+	return errors.Join(errs...)
+}
+
+// recall reads what remember wrote, and says whether job made it. What is missing or damaged is started afresh.
+func (n *Node) recall(cycle uint64, p *local.Phi, job [32]byte) (m *local.Memory, made bool) {
+	m = &local.Memory{}
+	s, err := training.ReadState(n.momentsFile())
+	if err == nil {
+		m.Moments, made = &s.Moments, s.Job == job
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		n.trouble(cycle, err)
+	}
+	want, err := n.local.Expect(p, n.cfg.Group)
+	if err == nil {
+		m.Feedback, err = delta.ReadFeedback(n.feedbackFile(), want.Group, want.Tensors)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		n.trouble(cycle, err)
+	}
+	return m, made
 }
 
 // salt is 32 random bytes.

@@ -97,7 +97,7 @@ func found() (w world, err error) {
 	o := local.GenesisOptions{Name: "test", Canary: data.Prose, Params: p, Plan: local.DefaultPlan()}
 	o.Plan.Windows = 16
 	w.dir = filepath.Join(top, "genesis")
-	if w.genesis, _, err = local.Compose(b, base, w.sets, w.dir, o); err != nil {
+	if w.genesis, _, err = local.Compose(b, &local.Phi{Model: base}, w.sets, w.dir, o); err != nil {
 		return w, err
 	}
 	raw, err := protocol.Encode(w.genesis)

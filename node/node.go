@@ -15,12 +15,12 @@ import (
 	"github.com/blockzero-net/bzd/consensus/runner"
 	"github.com/blockzero-net/bzd/content/blockstore"
 	"github.com/blockzero-net/bzd/content/exchange"
+	"github.com/blockzero-net/bzd/content/gateway"
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/node/local"
 	"github.com/blockzero-net/bzd/p2p"
 	"github.com/blockzero-net/bzd/p2p/gossip"
 	"github.com/blockzero-net/bzd/training/cpu"
-	"github.com/blockzero-net/bzd/training/optim"
 )
 
 // Node is one participant. New opens what it keeps, Run takes part until its context ends, Close releases everything in
@@ -59,9 +59,9 @@ type Node struct {
 	custody    *custody                               // of the current cycle, nil on a node that does not validate
 	current    []*agreementRun                        // that take messages
 	early      [][]byte                               // messages for an instance that has not begun here
-	gateway    string
-	candidates []*local.Phi // checkpoints computed here in the current cycle
-	moments    *optim.State // of the optimizer after the last cycle; nil before it is read
+	gateway    string                                 // its address
+	candidates []*local.Phi                           // checkpoints computed here in the current cycle
+	memory     *local.Memory                          // what this miner keeps from cycle to cycle; nil before it is read
 
 	sent    map[protocol.Hash]bool // messages of the agreement that this node sent in the current cycle, by their hash
 	telling map[peer.ID]int        // repetitions under way
@@ -71,7 +71,8 @@ type Node struct {
 	entered uint64                // the cycle that snapshot starts
 	last    *protocol.Certificate // of the merge that made phi; nil while phi is genesis's
 
-	running    context.Context // of Run: what goes on behind a cycle ends with it
+	shown      *gateway.Catalogue // what the gateway serves; nil without one
+	running    context.Context    // of Run: what goes on behind a cycle ends with it
 	background sync.WaitGroup
 }
 
@@ -94,7 +95,9 @@ func New(cfg Config) (_ *Node, err error) {
 	if n.backend, err = cpu.New(cpu.Options{Threads: 1, ISA: cpu.ISA(cfg.ISA)}); err != nil {
 		return nil, err
 	}
-	if n.store, err = blockstore.Open(filepath.Join(cfg.Dir, "blocks"), blockstore.DefaultOptions()); err != nil {
+	o := blockstore.DefaultOptions()
+	o.Links, o.Quota = exchange.Links, uint64(cfg.Quota)<<20
+	if n.store, err = blockstore.Open(filepath.Join(cfg.Dir, "blocks"), o); err != nil {
 		return nil, err
 	}
 	n.closers = append(n.closers, n.store.Close)
@@ -260,6 +263,8 @@ func (n *Node) cycle(ctx context.Context, cycle uint64) error {
 	if err != nil {
 		return err
 	}
+	// What is made and met in a cycle stays while it lasts, pinned or not.
+	defer n.store.Hold()()
 	n.enter(t, s)
 	if err := n.catchUp(ctx, cycle); err != nil {
 		n.trouble(cycle, err)
@@ -290,5 +295,8 @@ func (n *Node) cycle(ctx context.Context, cycle uint64) error {
 	}
 	wg.Wait()
 	n.advance(ctx, t, out)
+	if err := n.tidy(n.running, cycle); err != nil {
+		n.trouble(cycle, err)
+	}
 	return outer.Err()
 }

@@ -26,6 +26,9 @@ func (n *Node) Start(ctx context.Context) error {
 	if n.genesis, err = protocol.DecodeGenesis(raw); err != nil {
 		return fmt.Errorf("genesis %s: %w", n.cfg.Network, err)
 	}
+	if err := n.pinGenesis(ctx); err != nil {
+		return err
+	}
 	sets, err := n.datasets(ctx)
 	if err != nil {
 		return err
@@ -58,7 +61,7 @@ func (n *Node) Start(ctx context.Context) error {
 	}
 	n.showHead()
 	if n.cfg.Gateway != "" {
-		if err := n.serveGateway(); err != nil {
+		if err := n.serveGateway(ctx); err != nil {
 			return err
 		}
 	}
@@ -80,6 +83,9 @@ func (n *Node) moveTo(ctx context.Context, l protocol.Link) error {
 	if n.phi != nil && n.phi.Link == l {
 		return nil
 	}
+	if err := n.pinCheckpoint(ctx, l); err != nil {
+		return err
+	}
 	dir, err := n.content.checkpoint(ctx, l)
 	if err != nil {
 		return err
@@ -94,18 +100,22 @@ func (n *Node) moveTo(ctx context.Context, l protocol.Link) error {
 	}
 	n.phi = p
 	n.mu.Lock()
-	n.payload = payloadLimit(n.genesis, p)
+	n.payload = payloadLimit(n.local, p)
 	n.mu.Unlock()
 	return nil
 }
 
-// payloadLimit bounds the payload of one delta: a group's tensors in the largest codec, and room for its table.
-func payloadLimit(g protocol.Genesis, p *local.Phi) uint64 {
+// payloadLimit bounds the payload of one delta: the most that any group's takes in the network's codec.
+func payloadLimit(n *local.Network, p *local.Phi) uint64 {
 	limit := uint64(0)
-	for _, x := range g.Groups {
-		limit = max(limit, uint64(len(x.Experts))*uint64(3*p.Model.Width*p.Model.Dim+p.Model.Dim)*4)
+	for _, g := range n.Genesis.Groups {
+		if want, err := n.Expect(p, g.Name); err == nil {
+			if most, err := want.MaxPayload(); err == nil {
+				limit = max(limit, most)
+			}
+		}
 	}
-	return limit + 1<<20
+	return limit
 }
 
 // enter begins a cycle: the snapshot's registry counts from now on.
@@ -386,6 +396,7 @@ func (n *Node) adopt(ctx context.Context, p *past, c protocol.Certificate) error
 		return err
 	}
 	n.parent, n.phiCycle, n.last = c.Decision(), c.Cycle+1, &c
+	n.showDecision(ctx, c)
 	return nil
 }
 

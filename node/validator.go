@@ -160,7 +160,7 @@ func (r *round) decode(ctx context.Context, p protocol.Participant, link protoco
 	if err != nil {
 		return nil, size, err
 	}
-	want, err := r.phi.Expect(p.Group)
+	want, err := r.n.local.Expect(r.phi, p.Group)
 	if err != nil {
 		return nil, size, err
 	}

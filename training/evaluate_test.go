@@ -152,6 +152,34 @@ func TestLossesNotFinite(t *testing.T) {
 	}
 }
 
+// TestLossesShort: a sequence with fewer tokens has the loss, to the bit, that it has where all are as long.
+func TestLossesShort(t *testing.T) {
+	m := newModel(t, cpu.Options{Threads: 1}, nil)
+	full := sequences(3)
+	for n := 2; n <= seq+1; n++ {
+		var list [][]int32
+		for _, s := range full {
+			list = append(list, s[:n])
+		}
+		want, err := training.Evaluator{Seq: n - 1, Workers: 1}.Losses(t.Context(), m, list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mixed := append(slices.Clone(list), full[0])
+		got, err := training.Evaluator{Seq: seq, Workers: 1}.Losses(t.Context(), m, mixed)
+		if err != nil || !slices.Equal(got[:3], want) {
+			t.Errorf("%d tokens: %v, %v, want %v", n, got, err, want)
+		}
+		if !slices.Equal(mixed[0], full[0][:n]) || len(mixed[3]) != seq+1 {
+			t.Fatal("the sequences given were changed")
+		}
+	}
+	got, err := training.Evaluator{Seq: seq, Workers: 1}.Losses(t.Context(), m, [][]int32{nil, {3}})
+	if err != nil || !slices.Equal(got, []int64{0, 0}) {
+		t.Errorf("nothing to predict: %v, %v", got, err)
+	}
+}
+
 // TestLossesRefuses: what does not fit the model is an error of the call, never a panic in a worker.
 func TestLossesRefuses(t *testing.T) {
 	m := newModel(t, cpu.Options{Threads: 1}, nil)
@@ -160,9 +188,7 @@ func TestLossesRefuses(t *testing.T) {
 		seq  int
 		list [][]int32
 	}{
-		"short":              {seq, append(sequences(3), long[:seq])},
 		"long":               {seq, append(sequences(3), long[:seq+2])},
-		"empty":              {seq, [][]int32{nil}},
 		"unknown token":      {1, [][]int32{{0, 1}, {int32(small.Vocab), 0}}},
 		"unknown target":     {1, [][]int32{{0, 1}, {0, int32(small.Vocab)}}},
 		"negative token":     {1, [][]int32{{-1, 0}}},

@@ -51,6 +51,8 @@ func (p Plan) Validate() error {
 	check(p.Seq > 0, "sequences of %d tokens", p.Seq)
 	check(p.Schedule.Peak > 0 && p.Schedule.Peak < 1, "learning rate %v, must be above 0 and below 1", p.Schedule.Peak)
 	check(p.Schedule.Warmup >= 0 && p.Schedule.Warmup < max(p.Steps, 1), "warm-up of %d steps in %d", p.Schedule.Warmup, p.Steps)
+	check(p.Schedule.Shape == optim.Linear || p.Schedule.Shape == optim.Constant || p.Schedule.Shape == optim.Cosine,
+		"schedule %q, must be linear, constant or cosine", p.Schedule.Shape)
 	check(p.Balance >= 0 && p.Balance < 1, "load-balance coefficient %v", p.Balance)
 	return errors.Join(faults...)
 }

@@ -97,6 +97,9 @@ func weights(c model.Config, trained []model.ExpertRef, k Kinds) Memory {
 	if !c.Tied {
 		matrices += vocab * d
 	}
+	if shared := int64(c.Shared); shared > 0 {
+		matrices += layers * (3*shared*d + d)
+	}
 	vectors := d + layers*(2*d+2*head) + 3*int64(c.Positions)*head/2
 	m.Hub = matrices*int64(k.Hub) + 4*vectors
 	m.Experts = (layers*int64(c.Experts) - group) * expertValues(c) * int64(k.Experts)
@@ -125,6 +128,13 @@ func activations(m *Memory, c model.Config, trained []model.ExpertRef, l model.L
 	kept := n * int64(c.Heads) * 4
 	if k.Exact {
 		kept *= int64(backend.AttentionShape{Seq: l.Seq}.Padded())
+	}
+	if shared := int64(c.Shared); shared > 0 {
+		layer += n * (a*(2*shared+d) + 4)
+		m.Shared += n * a * shared
+		if trained != nil {
+			m.Shared += n * (a*(2*shared+d) + 4)
+		}
 	}
 	m.Layers = streams*n*d*4 + layers*(layer+kept+mixture(c, n, trained != nil, k))
 }

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"unsafe"
 
 	"github.com/blockzero-net/bzd/training/backend"
@@ -31,8 +33,12 @@ func Values(params []optim.Param, b backend.Backend) []float32 {
 }
 
 // A state file is, little endian: the magic, the job's identity (32 bytes), step, optimizer steps, number of values (8
-// bytes each), then values, first and second moments as float32, then the SHA-256 of everything before.
-const stateMagic = "bzdstat\x01"
+// bytes each), then values as float32, first and second moments as float32 or, after the second magic, as bfloat16, then the
+// SHA-256 of everything before.
+const (
+	stateMagic     = "bzdstat\x01"
+	stateMagicHalf = "bzdstat\x02"
+)
 
 // stateHeader is the fixed part after the magic.
 type stateHeader struct {
@@ -45,8 +51,9 @@ const maxState = 1 << 32
 
 // WriteState replaces the file at path by the state. The file is always whole: it is written beside and renamed.
 func WriteState(path string, s State) (err error) {
-	if n := len(s.Values); len(s.Moments.M) != n || len(s.Moments.V) != n {
-		return fmt.Errorf("save training state: %w: %d values, %d and %d moments", ErrState, n, len(s.Moments.M), len(s.Moments.V))
+	if n := len(s.Values); s.Moments.Len() != n {
+		return fmt.Errorf("save training state: %w: %d values, %d and %d moments in float32, %d and %d in bfloat16", ErrState, n,
+			len(s.Moments.M), len(s.Moments.V), len(s.Moments.HalfM), len(s.Moments.HalfV))
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
@@ -61,7 +68,11 @@ func WriteState(path string, s State) (err error) {
 	}()
 	h := sha256.New()
 	w := io.MultiWriter(f, h)
-	if _, err = io.WriteString(w, stateMagic); err != nil {
+	magic := stateMagic
+	if s.Moments.Half() {
+		magic = stateMagicHalf
+	}
+	if _, err = io.WriteString(w, magic); err != nil {
 		return err
 	}
 	head := stateHeader{s.Job, uint64(s.Step), uint64(s.Moments.Steps), uint64(len(s.Values))}
@@ -74,6 +85,18 @@ func WriteState(path string, s State) (err error) {
 			n := min(len(v), cap(buf)/4)
 			for _, x := range v[:n] {
 				buf = binary.LittleEndian.AppendUint32(buf, math.Float32bits(x))
+			}
+			if _, err = w.Write(buf); err != nil {
+				return err
+			}
+			v, buf = v[n:], buf[:0]
+		}
+	}
+	for _, v := range [][]uint16{s.Moments.HalfM, s.Moments.HalfV} {
+		for len(v) > 0 {
+			n := min(len(v), cap(buf)/2)
+			for _, x := range v[:n] {
+				buf = binary.LittleEndian.AppendUint16(buf, x)
 			}
 			if _, err = w.Write(buf); err != nil {
 				return err
@@ -115,27 +138,46 @@ func decodeState(r io.Reader, size int64) (State, error) {
 	h := sha256.New()
 	tee := io.TeeReader(r, h)
 	magic := make([]byte, len(stateMagic))
-	if _, err := io.ReadFull(tee, magic); err != nil || string(magic) != stateMagic {
+	if _, err := io.ReadFull(tee, magic); err != nil || string(magic) != stateMagic && string(magic) != stateMagicHalf {
 		return State{}, fmt.Errorf("%w: no training state (bad magic)", ErrState)
+	}
+	half, each := string(magic) == stateMagicHalf, int64(12)
+	if half {
+		each = 8
 	}
 	var head stateHeader
 	if err := binary.Read(tee, binary.LittleEndian, &head); err != nil {
 		return State{}, fmt.Errorf("%w: header: %w", ErrState, err)
 	}
-	want := int64(len(stateMagic)) + int64(unsafe.Sizeof(head)) + 12*int64(head.Size) + sha256.Size
+	want := int64(len(stateMagic)) + int64(unsafe.Sizeof(head)) + each*int64(head.Size) + sha256.Size
 	if head.Size > maxState || head.Step > 1<<40 || head.Steps > 1<<40 || want != size {
 		return State{}, fmt.Errorf("%w: header says %d values, the file has %d bytes", ErrState, head.Size, size)
 	}
-	s := State{Job: head.Job, Step: int(head.Step), Values: make([]float32, head.Size),
-		Moments: optim.State{Steps: int(head.Steps), M: make([]float32, head.Size), V: make([]float32, head.Size)}}
-	for _, v := range [][]float32{s.Values, s.Moments.M, s.Moments.V} {
-		if err := binary.Read(tee, binary.LittleEndian, v); err != nil {
-			return State{}, fmt.Errorf("%w: values: %w", ErrState, err)
-		}
+	s := State{Job: head.Job, Step: int(head.Step), Values: make([]float32, head.Size), Moments: optim.State{Steps: int(head.Steps)}}
+	err := readValues(tee, s.Values)
+	if half {
+		s.Moments.HalfM, s.Moments.HalfV = make([]uint16, head.Size), make([]uint16, head.Size)
+		err = errors.Join(err, readValues(tee, s.Moments.HalfM), readValues(tee, s.Moments.HalfV))
+	} else {
+		s.Moments.M, s.Moments.V = make([]float32, head.Size), make([]float32, head.Size)
+		err = errors.Join(err, readValues(tee, s.Moments.M), readValues(tee, s.Moments.V))
+	}
+	if err != nil {
+		return State{}, fmt.Errorf("%w: values: %w", ErrState, err)
 	}
 	sum := make([]byte, sha256.Size)
 	if _, err := io.ReadFull(r, sum); err != nil || !bytes.Equal(sum, h.Sum(nil)) {
 		return State{}, fmt.Errorf("%w: checksum does not match", ErrState)
 	}
 	return s, nil
+}
+
+// readValues fills v, a part at a time: binary.Read holds what it decodes twice.
+func readValues[T float32 | uint16](r io.Reader, v []T) error {
+	for part := range slices.Chunk(v, 1<<16) {
+		if err := binary.Read(r, binary.LittleEndian, part); err != nil {
+			return err
+		}
+	}
+	return nil
 }

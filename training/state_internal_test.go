@@ -58,6 +58,9 @@ func FuzzDecodeState(f *testing.F) {
 	f.Add(stateBytes(stateHeader{Job: [32]byte{1}, Step: 3, Steps: 4, Size: 2}, 2))
 	f.Add(stateBytes(stateHeader{Size: math.MaxUint64}, 2))
 	f.Add(stateBytes(stateHeader{Size: 1, Step: math.MaxUint64}, 1))
+	half := append([]byte(stateMagicHalf), stateBytes(stateHeader{Step: 3, Steps: 4, Size: 3}, 2)[len(stateMagic):]...) // 24 bytes of values
+	sum := sha256.Sum256(half[:len(half)-sha256.Size])
+	f.Add(append(half[:len(half)-sha256.Size], sum[:]...))
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, b []byte) {
 		// The checksum would stop the fuzzer at the door, so it is tried with a right one too.

@@ -59,9 +59,10 @@ merge and pay, for some cycles.`).text()
 	c.set.IntVar(&o.Cycles, "cycles", 5, "cycles")
 	c.set.StringVar(&o.Seed, "seed", "1", "seed of keys, beacon and miners")
 	c.set.StringVar(&c.dir, "dir", "", "directory of the network; empty means a temporary one")
+	c.set.StringVar(&o.Genesis, "genesis", "", "directory of the network to run, as bzd genesis plan and import write it; empty means one on the embedded base")
 	c.set.StringVar(&o.Gateway, "gateway", "", "address of the HTTP gateway; empty means a free port of 127.0.0.1")
 	c.set.Float64Var(&o.Headroom, "headroom", 0, "how many times what the work takes here the phases of a cycle get; 0 means 2.5. More for a busy machine")
-	c.set.StringVar(&o.ISA, "isa", "", "instruction set: avx512, avx2 or scalar; empty means the fastest")
+	c.set.StringVar(&o.ISA, "isa", "", "instruction set: avx512, avx2, neon or scalar; empty means the fastest")
 	c.set.Var(faults{&o}, "fault", fmt.Sprintf("`KIND=N`: let something happen to N participants: %v; byzantine=HOW: a validator cheats in the "+
 		"agreement: %v; partition=N: for N cycles after the first half of the validators do not hear the other half; repeatable", kinds, node.Byzantines))
 	asJSON := c.set.Bool("json", false, "print one JSON object at the end")
@@ -96,7 +97,17 @@ merge and pay, for some cycles.`).text()
 	debug.SetMemoryLimit(devnetMemory)
 	o.Dir, o.Workers = c.dir, c.workers()
 	var err error
-	if o.Sets, err = c.datasets(nil); err != nil {
+	var domains []string // all
+	if o.Genesis != "" {
+		g, err := readGenesis(filepath.Join(o.Genesis, genesisFile))
+		if err != nil {
+			return fmt.Errorf("--genesis %s: %w (bzd genesis import makes one)", o.Genesis, err)
+		}
+		for _, d := range g.Domains {
+			domains = append(domains, d.Name)
+		}
+	}
+	if o.Sets, err = c.datasets(domains); err != nil {
 		return err
 	}
 	var size func() (int, int)

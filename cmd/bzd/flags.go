@@ -23,9 +23,11 @@ type common struct {
 	on      string // what computes
 	card    int
 	limits  limits // of the card
+	room    int64  // for weights in files, on the CPU; see cpu.Options.Mapped
 	dir     string
 	goroot  string
 	data    pairs
+	topK    int // density of a genesis that is set up, -1 for the default
 }
 
 // pairs collects repeated name=value flags.
@@ -50,14 +52,14 @@ func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 
 // newFlags starts a flag set whose --help prints text and the flags.
 func newFlags(env environment, name, text string) *common {
-	c := &common{env: env, help: text, set: flag.NewFlagSet(name, flag.ContinueOnError)}
+	c := &common{env: env, help: text, topK: -1, set: flag.NewFlagSet(name, flag.ContinueOnError)}
 	c.set.SetOutput(io.Discard) // run says what is wrong, in one line
 	return c
 }
 
 func (c *common) compute() *common {
 	c.set.IntVar(&c.threads, "threads", 0, "goroutines to compute with; 0 means all processors. Never changes a result")
-	c.set.StringVar(&c.isa, "isa", "", "instruction set: avx512, avx2 or scalar; empty means the fastest. Never changes a result")
+	c.set.StringVar(&c.isa, "isa", "", "instruction set: avx512, avx2, neon or scalar; empty means the fastest. Never changes a result")
 	return c
 }
 
@@ -128,7 +130,7 @@ func (c *common) workers() int {
 
 // backend gives a backend whose single operations use threads goroutines.
 func (c *common) backend(threads int) (*cpu.Backend, error) {
-	return cpu.New(cpu.Options{Threads: threads, ISA: cpu.ISA(c.isa)})
+	return cpu.New(cpu.Options{Threads: threads, ISA: cpu.ISA(c.isa), Mapped: c.room})
 }
 
 // datasets builds the domains of that name, all built-in ones and the user's if wanted is nil. A built-in domain that

@@ -13,15 +13,18 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/node/local"
 	"github.com/blockzero-net/bzd/training/cpu"
 	"github.com/blockzero-net/bzd/training/data"
+	"github.com/blockzero-net/bzd/training/delta"
 )
 
-const genesisHelp = `Usage: bzd genesis train|plan|verify|show [flags]
+const genesisHelp = `Usage: bzd genesis train|plan|import|verify|show [flags]
 
   train    train the base model from nothing on general text and write its files
-  plan     admit the domains to the embedded base and found a network in --dir
+  plan     admit the domains to a base, with experts of their own, and found a network in --dir
+  import   found a network in --dir on a Hugging Face model, with experts that it has
   verify   train the base again and compare it with the embedded one, bit for bit
   show     how the embedded base was made`
 
@@ -160,18 +163,28 @@ func genesisShow(_ context.Context, env environment, args []string) error {
 func genesisPlan(ctx context.Context, env environment, args []string) error {
 	c := newFlags(env, "genesis plan", `Usage: bzd genesis plan [flags]
 
-Measures how the embedded base routes each domain, gives every domain experts of its own with router rows fitted to its
-text, and writes the network to --dir: genesis.cbor and the checkpoint in genesis/.`).network()
+Measures how the base routes each domain, gives every domain experts of its own with router rows fitted to its text, and
+writes the network to --dir: genesis.cbor and the checkpoint in genesis/.`).network()
 	o := local.DefaultGenesis()
+	from := c.set.String("base", "", "directory of a Hugging Face model of any family to start from; empty means the embedded base")
+	sample := c.sample(&o)
 	c.set.StringVar(&o.Name, "name", o.Name, "name of the network")
 	c.set.StringVar(&o.Canary, "canary", o.Canary, "domain that belongs to no group and must not be forgotten")
 	c.set.IntVar(&o.Plan.Copies, "experts", o.Plan.Copies, "experts per layer for each domain")
 	c.set.Float64Var(&o.Plan.Shift, "shift", o.Plan.Shift, "what a new router row adds to its base row's logit on its domain's text; 0 copies the base row")
 	c.set.Float64Var(&o.Plan.Away, "away", o.Plan.Away, "times --shift: what it takes away on other text")
 	c.set.Float64Var(&o.Plan.General, "general", o.Plan.General, "weight of general text against the domain's own in the fit of the rows")
+	topK := c.set.Uint("topk", uint(o.Params.TopK), fmt.Sprintf("density: values of 4096 that a delta sends; %d with caution, 0 for all as dense bfloat16", protocol.CautiousTopK))
 	if err := c.parse(args, false); err != nil {
 		return err
 	}
+	if err := sample(); err != nil {
+		return err
+	}
+	if *topK > delta.TopKChunk {
+		return usageError("--topk %d: 0 to %d", *topK, delta.TopKChunk)
+	}
+	o.Params.TopK = uint32(*topK)
 	b, err := c.backend(c.workers())
 	if err != nil {
 		return err
@@ -180,7 +193,13 @@ text, and writes the network to --dir: genesis.cbor and the checkpoint in genesi
 	if err != nil {
 		return err
 	}
-	g, admitted, err := c.found(b, dir, o)
+	var base *local.Phi
+	if *from != "" {
+		if base, err = local.OpenModel(b, *from); err != nil {
+			return err
+		}
+	}
+	g, admitted, err := c.found(b, base, dir, o)
 	if err != nil {
 		return err
 	}
@@ -194,7 +213,7 @@ text, and writes the network to --dir: genesis.cbor and the checkpoint in genesi
 		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t\n", a.Domain, a.Layer, ints(a.From), strings.Join(used, " "), ints(a.To))
 	}
 	w.Flush()
-	if err := admissionCost(ctx, c, b); err != nil {
+	if err := admissionCost(ctx, c, b, base); err != nil {
 		return err
 	}
 	fmt.Fprintf(env.out, "\nnetwork    %s\ncheckpoint %s\n", genesisCID(g), g.Checkpoint)
@@ -202,20 +221,22 @@ text, and writes the network to --dir: genesis.cbor and the checkpoint in genesi
 }
 
 // admissionCost shows what the new experts do to the losses before anybody has trained them.
-func admissionCost(ctx context.Context, c *common, b *cpu.Backend) error {
+func admissionCost(ctx context.Context, c *common, b *cpu.Backend, base *local.Phi) error {
 	n, start, err := c.openNetwork(b, nil)
 	if err != nil {
 		return err
 	}
-	base, err := local.EmbeddedBase(b)
-	if err != nil {
-		return err
+	if base == nil {
+		base = &local.Phi{}
+		if base.Model, err = local.EmbeddedBase(b); err != nil {
+			return err
+		}
 	}
 	p, err := local.LoadPhi(b, start)
 	if err != nil {
 		return err
 	}
-	before, err := n.Probe(ctx, &local.Phi{Model: base}, c.workers())
+	before, err := n.Probe(ctx, base, c.workers())
 	if err != nil {
 		return err
 	}
@@ -224,7 +245,7 @@ func admissionCost(ctx context.Context, c *common, b *cpu.Backend) error {
 		return err
 	}
 	w := table(c.env.out)
-	fmt.Fprintln(w, "\ndomain\tloss of the base → with experts of its own, nats per byte\t")
+	fmt.Fprintf(w, "\ndomain\tloss of the base → with experts of its own, nats per %s\t\n", base.Tokens.Unit())
 	for _, d := range n.Genesis.Domains {
 		fmt.Fprintf(w, "%s\t%s\t\n", d.Name, change(before[d.Name], after[d.Name]))
 	}

@@ -33,15 +33,17 @@ The jobs of a cycle, on this machine:
   merge        merge scored deltas into the next checkpoint
 
 Models and text:
-  genesis      train the base model, plan a network, verify what is embedded
-  checkpoint   show, import, export
+  genesis      train the base model, plan a network or import one, verify what is embedded
+  checkpoint   show, list, fetch, compare, import, export
+  store        what a node's block store holds: stat, gc, verify, import
+  gateway      serve a node's checkpoints over HTTP, as IPFS gateways do
   sample       continue a prompt
   data         list the domains on this machine
   params       say whether a network's parameters can work
 
   verify       check what the network says: an equivocation proof
 
-  bench        how fast this machine trains and evaluates, and a network agrees
+  bench        how fast this machine trains, evaluates, codes deltas and moves checkpoints, and a network agrees
   version      what this binary is and what it computes with
 
 bzd COMMAND --help says more. A network lives in a directory: --dir, $BZD_DIR, or bzd below the user's cache directory;
@@ -61,6 +63,7 @@ type command func(ctx context.Context, env environment, args []string) error
 
 var commands = map[string]command{
 	"devnet":   devnetCommand,
+	"gateway":  gatewayCommand,
 	"rehearse": rehearse,
 	"train":    train,
 	"eval":     eval,
@@ -69,13 +72,19 @@ var commands = map[string]command{
 	"data":     datasets,
 	"version":  version,
 
-	"bench":           family(benchHelp, "step or agreement"),
+	"bench":           family(benchHelp, "step, engine, delta, frontier, content or agreement"),
 	"bench step":      benchStep,
+	"bench engine":    benchEngine,
+	"bench delta":     benchDelta,
+	"bench frontier":  benchFrontier,
+	"bench content":   benchContent,
+	"bench peer":      benchPeer, // a process of bench content
 	"bench agreement": benchAgreement,
 
-	"genesis":        family(genesisHelp, "train, plan, verify or show"),
+	"genesis":        family(genesisHelp, "train, plan, import, verify or show"),
 	"genesis train":  genesisTrain,
 	"genesis plan":   genesisPlan,
+	"genesis import": genesisImport,
 	"genesis verify": genesisVerify,
 	"genesis show":   genesisShow,
 
@@ -85,10 +94,19 @@ var commands = map[string]command{
 	"verify":       family(verifyHelp, "proof"),
 	"verify proof": verifyProof,
 
-	"checkpoint":        family(checkpointHelp, "show, import or export"),
+	"checkpoint":        family(checkpointHelp, "show, ls, get, diff, import or export"),
 	"checkpoint show":   checkpointShow,
+	"checkpoint ls":     checkpointList,
+	"checkpoint get":    checkpointGet,
+	"checkpoint diff":   checkpointDiff,
 	"checkpoint import": checkpointImport,
 	"checkpoint export": checkpointExport,
+
+	"store":        family(storeHelp, "stat, gc, verify or import"),
+	"store stat":   storeStat,
+	"store gc":     storeGC,
+	"store verify": storeVerify,
+	"store import": storeImport,
 }
 
 // family answers the first word of two-word commands by itself.

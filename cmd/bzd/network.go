@@ -48,7 +48,11 @@ func (c *common) openNetwork(b *cpu.Backend, domains func(protocol.Genesis) []st
 	g, err := readGenesis(filepath.Join(dir, genesisFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		fmt.Fprintf(c.env.err, "bzd: setting up the embedded genesis in %s\n", dir)
-		g, _, err = c.found(b, dir, local.DefaultGenesis())
+		o := local.DefaultGenesis()
+		if c.topK >= 0 {
+			o.Params.TopK = uint32(c.topK)
+		}
+		g, _, err = c.found(b, nil, dir, o)
 	}
 	if err != nil {
 		return nil, "", err
@@ -103,41 +107,63 @@ func (c *common) phiBy(load func(backend.Backend, string) (*local.Phi, error), b
 	return p, err
 }
 
-// found composes a genesis from the embedded base and the text of this machine, and writes it to dir. The genesis file
-// comes last: a directory with one is whole.
-func (c *common) found(b *cpu.Backend, dir string, o local.GenesisOptions) (protocol.Genesis, []local.Admission, error) {
-	fail := func(err error) (protocol.Genesis, []local.Admission, error) { return protocol.Genesis{}, nil, err }
-	file, checkpoint := filepath.Join(dir, genesisFile), filepath.Join(dir, genesisDir)
-	another := fmt.Errorf("%s is another network; choose another --dir", file)
-	switch there, err := readGenesis(file); {
+// found composes a genesis from a base, the embedded one if it is nil, and the text of this machine, and writes it to dir.
+func (c *common) found(b *cpu.Backend, base *local.Phi, dir string, o local.GenesisOptions) (g protocol.Genesis, admitted []local.Admission, err error) {
+	sets, err := c.foundingSets(dir, o, nil)
+	if err != nil {
+		return g, nil, err
+	}
+	if base == nil {
+		base = &local.Phi{}
+		if base.Model, err = local.EmbeddedBase(b); err != nil {
+			return g, nil, err
+		}
+	}
+	if n := o.Plan.Copies; n < 1 || n > base.Model.Experts {
+		return g, nil, usageError("--experts %d: 1 to %d, as many as the base has to copy", n, base.Model.Experts)
+	}
+	g, err = writeGenesis(dir, sets, func(checkpoint string) (g protocol.Genesis, err error) {
+		g, admitted, err = local.Compose(b, base, sets, checkpoint, o)
+		return g, err
+	})
+	return g, admitted, err
+}
+
+// anotherNetwork is what there is in a directory that was to hold a network.
+func anotherNetwork(dir string) error {
+	return fmt.Errorf("%s is another network; choose another --dir", filepath.Join(dir, genesisFile))
+}
+
+// foundingSets is the text to found a network on, of all domains if names is nil, unless dir holds another network.
+func (c *common) foundingSets(dir string, o local.GenesisOptions, names []string) ([]*data.Dataset, error) {
+	switch there, err := readGenesis(filepath.Join(dir, genesisFile)); {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
-		return fail(fmt.Errorf("%w; choose another --dir, or remove it", err))
+		return nil, fmt.Errorf("%w; choose another --dir, or remove it", err)
 	case there.Name != o.Name || there.Canary != o.Canary:
-		return fail(another)
+		return nil, anotherNetwork(dir)
 	}
-	sets, err := c.datasets(nil)
+	sets, err := c.datasets(names)
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
 	if !slices.ContainsFunc(sets, func(d *data.Dataset) bool { return d.Name() == o.Canary }) {
-		return fail(fmt.Errorf("no general text for the canary: give some with --data %s=DIR, or set GOROOT", o.Canary))
+		return nil, fmt.Errorf("no general text for the canary: give some with --data %s=DIR, or set GOROOT", o.Canary)
 	}
 	if len(sets) < 2 {
-		return fail(errors.New("no domain to train: give one with --data NAME=DIR"))
+		return nil, errors.New("no domain to train: give one with --data NAME=DIR")
 	}
-	base, err := local.EmbeddedBase(b)
-	if err != nil {
-		return fail(err)
-	}
-	if n := o.Plan.Copies; n < 1 || n > base.Experts {
-		return fail(usageError("--experts %d: 1 to %d, as many as the base has to copy", n, base.Experts))
-	}
+	return sets, nil
+}
+
+// writeGenesis lets compose write the checkpoint below dir and writes the genesis file last: a directory with one is whole.
+func writeGenesis(dir string, sets []*data.Dataset, compose func(checkpoint string) (protocol.Genesis, error)) (protocol.Genesis, error) {
+	file, checkpoint := filepath.Join(dir, genesisFile), filepath.Join(dir, genesisDir)
 	undo := absent(dir, checkpoint)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fail(err)
+		return protocol.Genesis{}, err
 	}
-	g, admitted, err := local.Compose(b, base, sets, checkpoint, o)
+	g, err := compose(checkpoint)
 	if err == nil {
 		_, err = local.NewNetwork(g, sets)
 	}
@@ -149,13 +175,13 @@ func (c *common) found(b *cpu.Backend, dir string, o local.GenesisOptions) (prot
 		if there, err = os.ReadFile(file); errors.Is(err, fs.ErrNotExist) {
 			err = writeFile(file, raw)
 		} else if err == nil && !bytes.Equal(there, raw) {
-			err = another
+			err = anotherNetwork(dir)
 		}
 	}
 	if err != nil {
-		return fail(errors.Join(err, undo()))
+		return protocol.Genesis{}, errors.Join(err, undo())
 	}
-	return g, admitted, nil
+	return g, nil
 }
 
 // absent returns a function that removes those of the paths that do not exist now, the last first.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"math"
@@ -41,7 +42,7 @@ type limits struct {
 	untried          bool // use kernels that no card has run yet
 }
 
-// memoryPlan are the flags about a card's memory.
+// memoryPlan are the flags about memory: a card's, or with the CPU this machine's.
 type memoryPlan struct {
 	show  bool
 	limit size
@@ -49,9 +50,16 @@ type memoryPlan struct {
 
 func (c *common) memoryPlan() *memoryPlan {
 	p := &memoryPlan{}
-	c.set.BoolVar(&p.show, "plan", false, "say what training takes of a card's memory and what would be done to fit it, then stop")
-	c.set.Var(&p.limit, "memory", "`AMOUNT` of the card's memory to keep below, as 8GiB; 0 means what is free. With --plan there need not be a card")
+	c.set.BoolVar(&p.show, "plan", false, "say what training takes of a card's memory, or with --backend cpu of this machine's, and what would be done to fit it, then stop")
+	c.set.Var(&p.limit, "memory", "`AMOUNT` of memory to keep below, as 8GiB: the card's, 0 for what is free, or with the CPU this process's, 0 for no bound. With --plan there need not be a card")
 	return p
+}
+
+// host says whether the plan is one for this machine's own memory.
+func (p *memoryPlan) host(c *common) bool {
+	given := false
+	c.set.Visit(func(f *flag.Flag) { given = given || f.Name == "backend" })
+	return c.on == "cpu" && (p.limit > 0 && !p.show || given && p.show)
 }
 
 // wanted says whether training will be on a card, or on one that the caller asks about.
@@ -61,9 +69,6 @@ func (p *memoryPlan) wanted(c *common) bool { return p.show || c.on == "cuda" ||
 // does nothing, unless the plan itself was asked for: done says that it was printed.
 func (p *memoryPlan) fit(c *common, dir string, o *local.TrainOptions, seq int, exact bool) (done bool, err error) {
 	if !p.wanted(c) {
-		if p.limit > 0 {
-			return false, usageError("--memory is for a card: --backend cuda, or --plan")
-		}
 		return false, nil
 	}
 	limit, where := int64(p.limit), "that were given"

@@ -15,6 +15,8 @@ import (
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/node/local"
 	"github.com/blockzero-net/bzd/training"
+	"github.com/blockzero-net/bzd/training/backend"
+	"github.com/blockzero-net/bzd/training/delta"
 )
 
 func rehearse(ctx context.Context, env environment, args []string) error {
@@ -28,6 +30,10 @@ cycle starts from it. Losses are nats per byte on a fixed probe that no decision
 	c.set.IntVar(&o.Miners, "miners", 2, "miners per expert group")
 	c.set.StringVar(&o.Seed, "seed", "1", "seed of miners and held-out draws")
 	c.set.Int64Var(&o.Tokens, "tokens", 0, "tokens per miner and cycle; 0 means the default")
+	c.set.IntVar(&c.topK, "topk", c.topK, "density: values of 4096 that a delta sends, 0 for all as dense bfloat16, -1 for the network's")
+	train := local.DefaultTrain("", "", 0)
+	c.set.Float64Var(&train.LearningRate, "lr", 0, rateHelp)
+	c.set.Float64Var(&train.Lead, "lead", train.Lead, "how much of what could not be sent yet miners start ahead of the checkpoint, 0 to 1")
 	c.set.StringVar(&c.dir, "dir", "", "directory for genesis and checkpoints, kept; empty means a temporary one, removed at the end")
 	asJSON := c.set.Bool("json", false, "print one JSON object instead of tables")
 	plot := c.set.String("plot", "", "SVG `FILE` to draw the curves of the probe losses to")
@@ -36,6 +42,17 @@ cycle starts from it. Losses are nats per byte on a fixed probe that no decision
 	}
 	if o.Cycles < 1 || o.Miners < 1 {
 		return usageError("--cycles %d --miners %d: at least one each", o.Cycles, o.Miners)
+	}
+	switch {
+	case c.topK < -1 || c.topK > delta.TopKChunk:
+		return usageError("--topk %d: -1 to %d", c.topK, delta.TopKChunk)
+	case !(train.LearningRate >= 0 && train.LearningRate < 1):
+		return usageError("--lr %v: 0 to below 1", train.LearningRate)
+	case !(train.Lead >= 0 && train.Lead <= 1):
+		return usageError("--lead %v: 0 to 1", train.Lead)
+	}
+	o.Tune = func(x *local.TrainOptions) {
+		x.LearningRate, x.Lead = train.LearningRate, train.Lead
 	}
 	if *plot != "" {
 		if err := newFile(*plot); err != nil {
@@ -63,9 +80,20 @@ cycle starts from it. Losses are nats per byte on a fixed probe that no decision
 	if o.Tokens != 0 {
 		t := local.DefaultTrain("", "", 0)
 		t.Tokens = o.Tokens
-		if err := enoughTokens(n, t); err != nil {
+		seq, err := n.Sequence(genesis)
+		if err != nil {
 			return err
 		}
+		if err := enoughTokens(seq, t); err != nil {
+			return err
+		}
+	}
+	topK := int(n.Genesis.Params.TopK)
+	if c.topK >= 0 && c.topK != topK {
+		return usageError("--topk %d: the network in %s sends %d of 4096; choose another --dir", c.topK, c.dir, topK)
+	}
+	if train.LearningRate == 0 {
+		train.LearningRate = n.DefaultTrain("", "", 0).LearningRate
 	}
 	o.Dir, o.Workers = c.dir, c.workers()
 	var reports []local.CycleReport
@@ -91,9 +119,14 @@ cycle starts from it. Losses are nats per byte on a fixed probe that no decision
 	}
 	seconds := env.now().Sub(start).Seconds()
 	if *asJSON {
+		values, err := groupValues(b, n, genesis)
+		if err != nil {
+			return err
+		}
 		e := json.NewEncoder(env.out)
 		e.SetIndent("", "  ")
-		return e.Encode(map[string]any{"cycles": reports, "checkpoint": last, "seconds": seconds})
+		return e.Encode(rehearsed{Seed: o.Seed, Miners: o.Miners, Values: values, TopK: topK, LearningRate: train.LearningRate,
+			Lead: train.Lead, Cycles: reports, Checkpoint: last, Seconds: seconds})
 	}
 	summary(env.out, reports)
 	fmt.Fprintf(env.out, "checkpoint %s after %.0f s\n", last, seconds)
@@ -101,6 +134,39 @@ cycle starts from it. Losses are nats per byte on a fixed probe that no decision
 		fmt.Fprintf(env.out, "try: bzd sample --checkpoint %s --prompt 'func main'\n", filepath.Clean(dir))
 	}
 	return nil
+}
+
+// rehearsed is what rehearse --json prints.
+type rehearsed struct {
+	Seed         string              `json:"seed"`
+	Miners       int                 `json:"miners"`
+	Values       uint64              `json:"values"` // that a delta is about, on average
+	TopK         int                 `json:"topk"`
+	LearningRate float64             `json:"lr"`
+	Lead         float64             `json:"lead"`
+	Cycles       []local.CycleReport `json:"cycles"`
+	Checkpoint   protocol.Link       `json:"checkpoint"`
+	Seconds      float64             `json:"seconds"`
+}
+
+// groupValues is the mean number of values that the delta of a group is about.
+func groupValues(b backend.Backend, n *local.Network, dir string) (uint64, error) {
+	p, err := local.LoadPhi(b, dir)
+	if err != nil {
+		return 0, err
+	}
+	total := uint64(0)
+	for _, g := range n.Genesis.Groups {
+		want, err := n.Expect(p, g.Name)
+		if err != nil {
+			return 0, err
+		}
+		for _, t := range want.Tensors {
+			elements, _ := protocol.Elements(t.Shape)
+			total += elements
+		}
+	}
+	return total / uint64(len(n.Genesis.Groups)), nil
 }
 
 // rehearsalView shows training on the error stream and cycles as tables.

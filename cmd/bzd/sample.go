@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"path/filepath"
@@ -48,17 +49,26 @@ Continues a prompt, the most probable token at a time, or at random with --tempe
 		return err
 	}
 	fmt.Fprint(env.out, *prompt)
-	var held []byte // bytes of a character that is not whole yet
-	err = p.Model.Generate(ctx, tokenizer.Encode([]byte(*prompt)), *n, *temperature, *seed, func(id int32) error {
-		text, err := tokenizer.Decode([]int32{id})
-		if err != nil {
+	ids := p.Tokens.Prompt([]byte(*prompt))
+	before, err := p.Tokens.Decode(ids)
+	if err != nil {
+		return err
+	}
+	written := len(before)
+	err = p.Model.Generate(ctx, ids, *n, *temperature, *seed, func(id int32) error {
+		text, err := p.Tokens.Decode(append(ids, id)) // whole: a token's text may depend on those before it
+		switch {
+		case errors.Is(err, tokenizer.ErrToken):
+			return nil // a row of the embedding that stands for nothing
+		case err != nil:
 			return err
 		}
-		if held = append(held, text...); !utf8.FullRune(held) {
-			return nil
+		ids = append(ids, id)
+		if written >= len(text) || !utf8.FullRune(text[written:]) {
+			return nil // a character that is not whole yet
 		}
-		_, err = env.out.Write(held)
-		held = held[:0]
+		_, err = env.out.Write(text[written:])
+		written = len(text)
 		return err
 	})
 	fmt.Fprintln(env.out)

@@ -121,7 +121,7 @@ func (s *scoring) read(i int, path string) (local.Submission, error) {
 	if err == nil {
 		sub.Group, sub.Bytes = h.Group, int64(h.Size)
 		var want delta.Expect
-		if want, err = s.p.Expect(sub.Group); err == nil {
+		if want, err = s.n.Expect(s.p, sub.Group); err == nil {
 			if sub.Delta, err = delta.ReadFile(path, want); err == nil {
 				sub.Status = protocol.StatusOK
 				return sub, nil
@@ -174,8 +174,8 @@ func (s *scoring) print(results []result) {
 		fmt.Fprintf(w, "%s\t%s\t%+.5f\t%.5f\t%d\t%s\t%.4f\t%s\n", r.File, r.Group, float64(r.Row.Gain)/1e9, float64(r.Row.StdErr)/1e9, r.Row.N, r.Status, float64(r.Weight)/(1<<32), r.Reason)
 	}
 	w.Flush()
-	fmt.Fprintf(s.env.out, "gain in nats per byte on held-out text of the group's domain and the canary; paid if gain − %.2f·error > 0\n",
-		float64(s.n.Genesis.Params.ConfidenceMilli)/1000)
+	fmt.Fprintf(s.env.out, "gain in nats per %s on held-out text of the group's domain and the canary; paid if gain − %.2f·error > 0\n",
+		s.p.Tokens.Unit(), float64(s.n.Genesis.Params.ConfidenceMilli)/1000)
 }
 
 func eval(ctx context.Context, env environment, args []string) (err error) {

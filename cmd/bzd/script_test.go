@@ -18,6 +18,8 @@ import (
 	"strings"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/blockzero-net/bzd/node/local/localtest"
 )
 
 // scriptCommands are the commands that scripts have beside those of testscript.
@@ -32,6 +34,9 @@ var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args [
 	"keep":       keep,
 	"scores":     scores,
 	"rehearsal":  rehearsal,
+	"family":     writeFamily,
+	"rootof":     rootOf,
+	"damage":     damage,
 	"equivocate": equivocate,
 }
 
@@ -146,6 +151,20 @@ func generateText(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		ts.Check(os.WriteFile(filepath.Join(dir, fmt.Sprintf("%04d.txt", i)), []byte(b.String()), 0o644))
 	}
+}
+
+// family NAME DIR [fused] writes a small Hugging Face model of that family.
+func writeFamily(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 || len(args) > 3 {
+		ts.Fatalf("usage: family NAME DIR [fused]")
+	}
+	for _, f := range localtest.Families() {
+		if f.String() == args[0] {
+			ts.Check(localtest.Write(ts.MkAbs(args[1]), localtest.Config(f), len(args) == 3, 0))
+			return
+		}
+	}
+	ts.Fatalf("no family %s", args[0])
 }
 
 // edit rewrites a file.
@@ -271,6 +290,11 @@ func rehearsal(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 	}
 	var r struct {
+		Seed       string
+		Miners     int
+		Values     uint64
+		TopK       int
+		LR, Lead   float64
 		Checkpoint string
 		Seconds    float64
 		Cycles     []struct {
@@ -321,4 +345,34 @@ func rehearsal(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	seconds := regexp.MustCompile(`(?m)^ *"seconds":.*\n`)
 	fmt.Fprint(ts.Stdout(), seconds.ReplaceAllString(ts.ReadFile(args[0]), ""))
+}
+
+// rootof NAME DIR sets a variable to the CID of the one checkpoint that a node's directory has.
+func rootOf(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: rootof NAME DIR")
+	}
+	ts.Check(ts.Exec("bzd", "checkpoint", "ls", "--json", "--dir", args[1]))
+	var list []held
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &list))
+	if len(list) != 1 {
+		ts.Fatalf("%d checkpoints", len(list))
+	}
+	ts.Setenv(args[0], list[0].Checkpoint)
+}
+
+// damage DIR flips a bit in one of the files that a node's block store keeps large blocks in.
+func damage(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: damage DIR")
+	}
+	files, err := filepath.Glob(ts.MkAbs(filepath.Join(args[0], "blocks", "large", "*", "*")))
+	ts.Check(err)
+	if len(files) == 0 {
+		ts.Fatalf("no large block in %s", args[0])
+	}
+	data, err := os.ReadFile(files[0])
+	ts.Check(err)
+	data[len(data)/2] ^= 8
+	ts.Check(os.WriteFile(files[0], data, 0o644))
 }

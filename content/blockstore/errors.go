@@ -16,6 +16,12 @@ var (
 	ErrBlock = errors.New("blockstore: invalid block")
 	// ErrDiskFull: the disk has no room for the block. Nothing was stored; what is there can still be read.
 	ErrDiskFull = errors.New("blockstore: disk full")
+	// ErrQuota: the block would exceed [Options].Quota, and nothing is left that may be given up for it. Nothing was stored.
+	ErrQuota = errors.New("blockstore: quota exhausted")
+	// ErrPin: the pin cannot be stored, or what is stored is none.
+	ErrPin = errors.New("blockstore: invalid pin")
+	// ErrNoPins: there is nothing to tell what is needed from what is not.
+	ErrNoPins = errors.New("blockstore: no pins, so nothing is collected")
 	// ErrLocked: another store has the directory open.
 	ErrLocked = errors.New("blockstore: directory in use")
 	// ErrCorrupt: the disk held other bytes than were stored, and the block was deleted. The error is a "not found" too,

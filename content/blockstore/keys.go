@@ -1,7 +1,6 @@
 package blockstore
 
 import (
-	"bytes"
 	"context"
 
 	"github.com/dgraph-io/badger/v4"
@@ -40,18 +39,28 @@ func (s *Store) AllKeysChanWithErr(ctx context.Context) (<-chan cid.Cid, func() 
 }
 
 func send(ctx context.Context, txn *badger.Txn, out chan<- cid.Cid) error {
+	return eachBlock(txn, func(it *badger.Item) error {
+		select {
+		case out <- cid.NewCidV1(cid.Raw, it.KeyCopy(nil)):
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	})
+}
+
+// eachBlock calls fn with the entry of every block of the tree, without its value, until it fails.
+func eachBlock(txn *badger.Txn, fn func(*badger.Item) error) error {
 	opts := badger.DefaultIteratorOptions
 	opts.PrefetchValues = false
 	it := txn.NewIterator(opts)
 	defer it.Close()
 	for it.Rewind(); it.Valid(); it.Next() {
-		if bytes.HasPrefix(it.Item().Key(), flushMark) {
+		if !ofBlock(it.Item().Key()) {
 			continue
 		}
-		select {
-		case out <- cid.NewCidV1(cid.Raw, it.Item().KeyCopy(nil)):
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if err := fn(it.Item()); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -28,7 +28,7 @@ func fileOf(s *Store, b blocks.Block) string {
 	return s.big.path(d)
 }
 
-// TestLarge: blocks from 64 KiB on are files, smaller ones are not, and deleting one gives its space back at once.
+// TestLarge: blocks from largeBlock on are files, smaller ones are not, and deleting one gives its space back at once.
 func TestLarge(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir, DefaultOptions())
@@ -70,13 +70,13 @@ func TestLarge(t *testing.T) {
 // TestLargeDamage: a file that was changed, cut short, emptied or made longer is gone once it is read, whatever the
 // options, and can be stored anew.
 func TestLargeDamage(t *testing.T) {
-	b := blockstoretest.Block(1, 100_000)
+	b := blockstoretest.Block(1, 300_000)
 	for name, damage := range map[string]func(path string) error{
 		"bit":     func(path string) error { return edit(path, func(d []byte) []byte { d[50_000] ^= 4; return d }) },
-		"cut":     func(path string) error { return os.Truncate(path, 99_999) },
+		"cut":     func(path string) error { return os.Truncate(path, 299_999) },
 		"small":   func(path string) error { return os.Truncate(path, 100) },
 		"empty":   func(path string) error { return os.Truncate(path, 0) },
-		"longer":  func(path string) error { return os.Truncate(path, 100_001) },
+		"longer":  func(path string) error { return os.Truncate(path, 300_001) },
 		"endless": func(path string) error { return os.Truncate(path, 1<<40) },
 	} {
 		for _, opts := range []Options{{}, DefaultOptions()} {
@@ -115,7 +115,7 @@ func edit(path string, f func([]byte) []byte) error {
 func TestLargeUnfinished(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir, DefaultOptions())
-	b := blockstoretest.Block(1, 100_000)
+	b := blockstoretest.Block(1, 300_000)
 	if err := s.Put(t.Context(), b); err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,7 @@ func TestLargeTwice(t *testing.T) {
 // TestLargeUnwritable: a directory that cannot be written is an error that names the store, and nothing is left.
 func TestLargeUnwritable(t *testing.T) {
 	s := open(t, t.TempDir(), DefaultOptions())
-	b := blockstoretest.Block(1, 100_000)
+	b := blockstoretest.Block(1, 300_000)
 	if err := os.WriteFile(filepath.Dir(fileOf(s, b)), nil, 0o600); err != nil { // where a directory should be
 		t.Fatal(err)
 	}

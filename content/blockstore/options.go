@@ -18,7 +18,7 @@ type Options struct {
 	// a power cut. Without it a crash of the process loses nothing and a power cut may lose the last blocks; call
 	// [Store.Sync] before promising anybody to hold them.
 	SyncWrites bool
-	// VerifyReads hashes every block that is read, about 0.6 ms per MiB. Without it a block below 64 KiB is only protected
+	// VerifyReads hashes every block that is read, about 0.6 ms per MiB. Without it a block below 256 KiB is only protected
 	// by badger's CRC-32C. Larger ones are files, and always hashed when the process reads them first or they have changed.
 	VerifyReads bool
 	// FileSize bounds one value log file, 4 MiB to 1 GiB; 0 means 256 MiB. Files are kept mapped and open, so small ones
@@ -27,6 +27,17 @@ type Options struct {
 	// Reserve is the free space below which Put fails with [ErrDiskFull]; 0 means 64 MiB. Files are written through memory
 	// maps, where a full disk would be a fault of the process rather than an error, so it must not come to that.
 	Reserve uint64
+	// Quota bounds the bytes of all blocks; 0 means that only the disk does. A put that would exceed it, or the reserve,
+	// first makes room, where Links is set: blocks that no pin and no hold keeps go, then spare pins with what only they
+	// keep, the oldest first. If that is not enough the put is refused with [ErrQuota] or [ErrDiskFull]. What other pins
+	// and open holds keep is never given up.
+	Quota uint64
+	// Links tells what a block links to, for [Store.Collect].
+	Links Links
+	// large and tune are for BenchmarkLayout: from how many bytes on a block is a file, 0 means largeBlock, and what is
+	// changed of badger's options.
+	large int
+	tune  func(badger.Options) badger.Options
 	// Free tells how many bytes the disk of dir has left. nil asks the operating system.
 	Free func(dir string) (uint64, error)
 }
@@ -50,14 +61,18 @@ func (o Options) withDefaults() Options {
 	if o.Reserve == 0 {
 		o.Reserve = 64 << 20
 	}
+	if o.large == 0 {
+		o.large = largeBlock
+	}
 	if o.Free == nil {
 		o.Free = freeBytes
 	}
 	return o
 }
 
-// badger's options, for blocks below 64 KiB. An entry of the tree is a 34-byte key and a pointer, so 1 MiB of memtable names about 8000 blocks;
-// everything that holds more than keys is small or off.
+// badger's options, for blocks below largeBlock. An entry of the tree is a 34-byte key and a pointer, so 1 MiB of memtable
+// names about 8000 blocks; everything that holds more than keys is small or off. Values in the tree, compressed or not,
+// halve the speed of text in 16 KiB pieces and take 16 MiB more memory (BenchmarkLayout).
 func (o Options) badger(dir string) badger.Options {
 	return badger.DefaultOptions(dir).
 		WithLogger(nil).

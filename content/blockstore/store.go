@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -28,9 +29,19 @@ type Store struct {
 	// writes is held for reading while a block is written, and for writing while a damaged block is taken out or the
 	// memtable is flushed, which badger cannot do beside writes.
 	writes sync.RWMutex
-	gc     sync.Mutex // one collection at a time
+	gc     sync.Mutex // one rewrite of db's files at a time
 
 	written atomic.Int64 // entries of db
+
+	pins sync.Mutex // guards age, and changes of pins
+	age  uint64     // of the youngest pin, 0 before it is known
+
+	holds      holds
+	collecting sync.Mutex    // one collection at a time
+	used       atomic.Int64  // bytes of blocks, where there is a quota
+	changed    atomic.Uint64 // counts what may have made blocks garbage
+	reclaiming sync.Mutex
+	futile     uint64 // guarded by reclaiming: changed + 1 when nothing was left to give up, 0 if it never was so
 
 	life   sync.Mutex // guards closed and additions to users
 	closed bool
@@ -50,7 +61,11 @@ func Open(dir string, opts Options) (*Store, error) {
 		return nil, err
 	}
 	opts = opts.withDefaults()
-	db, err := badger.Open(opts.badger(dir))
+	settings := opts.badger(dir)
+	if opts.tune != nil {
+		settings = opts.tune(settings)
+	}
+	db, err := badger.Open(settings)
 	if err != nil {
 		return nil, explain(dir, err)
 	}
@@ -61,6 +76,13 @@ func Open(dir string, opts Options) (*Store, error) {
 	s := &Store{dir: dir, opts: opts, db: db, big: big}
 	if err := s.tidy(); err != nil { // every restart leaves a table
 		return nil, explain(dir, errors.Join(err, db.Close()))
+	}
+	if opts.Quota > 0 {
+		_, used, err := s.measure()
+		if err != nil {
+			return nil, explain(dir, errors.Join(err, db.Close()))
+		}
+		s.used.Store(int64(used))
 	}
 	return s, nil
 }
@@ -146,27 +168,39 @@ func (s *Store) Has(_ context.Context, c cid.Cid) (bool, error) {
 		return false, err
 	}
 	defer s.leave()
-	n, err := s.size(c, d)
+	n, err := s.find(c, d)
 	return n >= 0, explain(s.dir, err)
+}
+
+// find is size for somebody who relies on the answer: with a hold open, what is here stays.
+func (s *Store) find(c cid.Cid, digest []byte) (int, error) {
+	s.writes.RLock()
+	defer s.writes.RUnlock()
+	s.holds.met(digest)
+	return s.size(c, digest)
 }
 
 // size is the length of a block, -1 if it is not there.
 func (s *Store) size(c cid.Cid, digest []byte) (n int, err error) {
 	n = -1
 	if err := s.item(c, func(it *badger.Item) error {
-		n = size(it)
+		n = sizeOf(it)
 		return nil
 	}); n >= 0 || err != nil {
 		return n, err
 	}
-	return s.big.size(digest)
+	n, err = s.big.size(digest)
+	if n < s.opts.large || n > MaxBlock { // none, or what a power cut left of one
+		n = -1
+	}
+	return n, err
 }
 
 // has reports whether a block of n bytes is there: n says where it must be.
 func (s *Store) has(c cid.Cid, digest []byte, n int) (there bool, err error) {
-	if n >= largeBlock {
-		n, err = s.big.size(digest)
-		return n >= 0, err
+	if n >= s.opts.large {
+		size, err := s.big.size(digest)
+		return size == n, err
 	}
 	err = s.item(c, func(*badger.Item) error {
 		there = true
@@ -199,7 +233,7 @@ func (s *Store) GetSize(_ context.Context, c cid.Cid) (int, error) {
 		return -1, err
 	}
 	defer s.leave()
-	n, err := s.size(c, d)
+	n, err := s.find(c, d)
 	if err == nil && n < 0 {
 		return -1, notFound(c)
 	}
@@ -260,9 +294,9 @@ func (s *Store) view(ctx context.Context, c cid.Cid, fn func(v []byte, own bool)
 	return callback
 }
 
-// size is the length of an entry's value. badger's own figure takes the two varints of a value log entry's header for a
+// sizeOf is the length of an entry's value. badger's own figure takes the two varints of a value log entry's header for a
 // byte less than they are from 16 KiB on; with keys of 34 + 8 bytes the length of the value's varint is all that varies.
-func size(it *badger.Item) int {
+func sizeOf(it *badger.Item) int {
 	about := int(it.ValueSize())
 	if about < 1<<10 { // below the threshold, so kept with the key, where the figure is exact
 		return about
@@ -278,7 +312,7 @@ func size(it *badger.Item) int {
 
 // sound reports whether v is what was stored. badger gives no error but a nil value where it cannot read.
 func (s *Store) sound(c cid.Cid, it *badger.Item, v []byte) bool {
-	return len(v) == size(it) && (!s.opts.VerifyReads || Check(c, v) == nil)
+	return len(v) == sizeOf(it) && (!s.opts.VerifyReads || Check(c, v) == nil)
 }
 
 // readLarge returns the bytes of a file, nil if there is none, and whether they are what was stored. Files have no
@@ -288,7 +322,7 @@ func (s *Store) readLarge(c cid.Cid, digest []byte) (v []byte, sound bool, err e
 	if err != nil || v == nil || sound {
 		return v, sound, err
 	}
-	if sound = len(v) >= largeBlock && Check(c, v) == nil; sound {
+	if sound = len(v) >= s.opts.large && Check(c, v) == nil; sound {
 		s.big.note(digest, at)
 	}
 	return v, sound, nil
@@ -368,23 +402,35 @@ func (s *Store) PutHashed(ctx context.Context, bs []blocks.Block) error {
 		return err
 	}
 	defer s.leave()
+	need, err := s.put(bs)
+	if !errors.Is(err, ErrQuota) && !errors.Is(err, ErrDiskFull) {
+		return err
+	}
+	if err := s.reclaim(ctx, need, err); err != nil {
+		return err
+	}
+	_, err = s.put(bs)
+	return err
+}
+
+// put stores blocks whose form was checked. It returns how many bytes it wanted to add.
+func (s *Store) put(bs []blocks.Block) (total uint64, err error) {
 	s.writes.RLock()
 	defer s.writes.RUnlock()
-
 	var small, big []blocks.Block
-	var total uint64
 	for _, b := range bs {
 		d, err := digest(b.Cid())
 		if err != nil {
-			return err
+			return 0, err
 		}
+		s.holds.met(d)
 		there, err := s.has(b.Cid(), d, len(b.RawData()))
 		switch size := len(b.RawData()); {
 		case err != nil:
-			return explain(s.dir, err)
+			return 0, explain(s.dir, err)
 		case there:
 			continue
-		case size < largeBlock:
+		case size < s.opts.large:
 			small = append(small, b)
 		default:
 			big = append(big, b)
@@ -392,36 +438,40 @@ func (s *Store) PutHashed(ctx context.Context, bs []blocks.Block) error {
 		total += uint64(len(b.RawData()))
 	}
 	if len(small)+len(big) == 0 {
-		return nil
+		return 0, nil
 	}
-	if err := s.room(total); err != nil {
-		return err
+	if err := s.fits(total); err != nil {
+		return total, err
 	}
+	s.count(int(total)) // before they are there, so that writers beside each other do not all fit
+	defer func() {
+		if err != nil {
+			s.count(-int(total)) // some may be there; the next collection finds them
+		}
+	}()
 	if len(small) > 0 {
 		batch := s.db.NewWriteBatch()
 		defer batch.Cancel()
 		for _, b := range small {
 			if err := batch.Set(key(b.Cid()), b.RawData()); err != nil {
-				return explain(s.dir, err)
+				return total, explain(s.dir, err)
 			}
 		}
 		if err := batch.Flush(); err != nil {
-			return explain(s.dir, err)
+			return total, explain(s.dir, err)
 		}
 		if err := s.wrote(len(small)); err != nil {
-			return explain(s.dir, err)
+			return total, explain(s.dir, err)
 		}
 	}
-	for _, b := range big {
+	err = together(slices.Values(big), writeWorkers, func(b blocks.Block) error {
 		d, err := digest(b.Cid())
 		if err == nil {
 			err = s.big.write(d, b.RawData(), s.opts.SyncWrites)
 		}
-		if err != nil {
-			return explain(s.dir, err)
-		}
-	}
-	return nil
+		return err
+	})
+	return total, explain(s.dir, err)
 }
 
 // room fails if size more bytes would leave the disk less than the reserve.
@@ -449,19 +499,24 @@ func (s *Store) DeleteBlock(_ context.Context, c cid.Cid) error {
 	defer s.leave()
 	s.writes.RLock()
 	defer s.writes.RUnlock()
-	found := false
-	err = s.item(c, func(*badger.Item) error {
-		found = true
+	defer s.changed.Add(1)
+	n := -1
+	err = s.item(c, func(it *badger.Item) error {
+		n = sizeOf(it)
+		s.count(-n)
 		return nil
 	})
 	switch {
 	case err != nil:
-	case found:
+	case n >= 0:
 		if err = s.db.Update(func(t *badger.Txn) error { return t.Delete(key(c)) }); err == nil {
 			err = s.wrote(1)
 		}
 	default:
-		err = s.big.remove(d)
+		if n, err = s.big.size(d); err == nil && n >= 0 {
+			s.count(-n)
+			err = s.big.remove(d)
+		}
 	}
 	return explain(s.dir, err)
 }

@@ -105,7 +105,7 @@ func TestRefuses(t *testing.T) {
 // TestPutHashed: the hash is the caller's word; everything else is looked at, and a wrong word shows when it is read.
 func TestPutHashed(t *testing.T) {
 	s := open(t, t.TempDir(), DefaultOptions())
-	for _, size := range []int{3000, 100_000} {
+	for _, size := range []int{3000, 300_000} {
 		good := blockstoretest.Block(uint64(size), size)
 		if err := s.PutHashed(t.Context(), []blocks.Block{good}); err != nil {
 			t.Fatal(err)

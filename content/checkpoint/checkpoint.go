@@ -286,6 +286,25 @@ func (c *Checkpoint) ReadFiniteF32(name string, dst []float32) error {
 	return c.files[t.File].ReadFiniteF32(name, dst)
 }
 
+// ReadFinitePart fills dst with the values of an F32 or BF16 tensor from number first on, row-major, and fails with a
+// [*NotFiniteError] if one of them is NaN or infinite.
+func (c *Checkpoint) ReadFinitePart(name string, first int64, dst []float32) error {
+	t, err := c.Tensor(name)
+	if err != nil {
+		return err
+	}
+	return c.files[t.File].ReadFinitePart(name, first, dst)
+}
+
+// View returns the bytes of a tensor where they are mapped, as [safetensors.File.View] does: read-only, until Close.
+func (c *Checkpoint) View(name string) ([]byte, error) {
+	t, err := c.Tensor(name)
+	if err != nil {
+		return nil, err
+	}
+	return c.files[t.File].View(name)
+}
+
 // CID computes the CID of the directory from the disk as it is now; see [RootCID].
 func (c *Checkpoint) CID() (cid.Cid, error) { return RootCID(c.dir) }
 

@@ -220,13 +220,30 @@ func bytesEntry(name string, data []byte) entry {
 }
 
 func tensorEntry(f File) entry {
+	finite := func(tensor string, v []float32) error {
+		if i := safetensors.FirstNotFinite(v); i >= 0 {
+			return &NotFiniteError{File: f.Name, Tensor: tensor, Index: int64(i), Value: v[i]}
+		}
+		return nil
+	}
 	return entry{name: f.Name, write: func(w io.Writer) error {
-		for _, t := range f.Tensors {
-			if i := safetensors.FirstNotFinite(t.Data); i >= 0 {
-				return &NotFiniteError{File: f.Name, Tensor: t.Name, Index: int64(i), Value: t.Data[i]}
+		tensors := slices.Clone(f.Tensors)
+		for i, t := range tensors {
+			if err := finite(t.Name, t.Data); err != nil {
+				return err
+			}
+			if t.Load == nil {
+				continue
+			}
+			tensors[i].Load = func() ([]float32, error) {
+				v, err := t.Load()
+				if err == nil {
+					err = finite(t.Name, v)
+				}
+				return v, err
 			}
 		}
-		return safetensors.Write(w, f.Tensors)
+		return safetensors.Write(w, tensors)
 	}}
 }
 

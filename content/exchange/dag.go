@@ -6,6 +6,7 @@ import (
 
 	"github.com/fxamacker/cbor/v2"
 	"github.com/ipfs/boxo/ipld/merkledag"
+	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 
 	"github.com/blockzero-net/bzd/internal/protocol"
@@ -27,6 +28,7 @@ func (e *Exchange) FetchDAG(ctx context.Context, root cid.Cid, bounds Bounds, re
 	}
 	defer w.end()
 	w.oneSource()
+	w.invite(root)
 	level := []cid.Cid{root}
 	for depth := 0; len(level) > 0; depth++ {
 		if depth > w.bounds.MaxDepth {
@@ -53,9 +55,12 @@ func (e *Exchange) FetchDAG(ctx context.Context, root cid.Cid, bounds Bounds, re
 				return w.done, fmt.Errorf("%w: more than %d links", ErrBounds, 2*w.bounds.MaxBlocks)
 			}
 		}
+		if depth == 0 {
+			w.foresee(root)
+		}
 		level = below
 	}
-	return w.done, nil
+	return w.done, w.settle()
 }
 
 // links returns what a dag-pb node links to.
@@ -64,18 +69,36 @@ func (w *walk) links(c cid.Cid) ([]cid.Cid, error) {
 	if err != nil {
 		return nil, err
 	}
+	return nodeLinks(b)
+}
+
+// nodeLinks returns what a dag-pb block links to.
+func nodeLinks(b blocks.Block) ([]cid.Cid, error) {
 	node, err := merkledag.DecodeProtobuf(b.RawData())
 	if err != nil {
-		return nil, fmt.Errorf("%w: node %s: %w", ErrContent, c, err)
+		return nil, fmt.Errorf("%w: node %s: %w", ErrContent, b.Cid(), err)
 	}
-	var links []cid.Cid
+	links := make([]cid.Cid, 0, len(node.Links()))
 	for _, l := range node.Links() {
 		if err := checkLink(l.Cid, protocol.DagPB, protocol.Raw); err != nil {
-			return nil, fmt.Errorf("node %s: %w", c, err)
+			return nil, fmt.Errorf("node %s: %w", b.Cid(), err)
 		}
 		links = append(links, l.Cid)
 	}
 	return links, nil
+}
+
+// Links returns what a block links to, whatever it is: a node of a UnixFS DAG, or a record, in which links may stand
+// anywhere. It is what [blockstore.Links] asks for. A block that is not what its CID calls it, or links to what no
+// network has, is [ErrContent].
+func Links(b blocks.Block) ([]cid.Cid, error) {
+	switch b.Cid().Prefix().Codec {
+	case protocol.DagPB:
+		return nodeLinks(b)
+	case protocol.DagCBOR:
+		return cborLinks(b.RawData(), protocol.Raw, protocol.DagPB, protocol.DagCBOR)
+	}
+	return nil, nil
 }
 
 // checkLink refuses CIDs that no content of the network has.
@@ -121,11 +144,17 @@ func (e *Exchange) FetchDataset(ctx context.Context, record cid.Cid, bounds Boun
 	if pieces, err = w.fresh(pieces); err != nil {
 		return w.done, err
 	}
-	return w.done, w.bring(pieces, pieceSize)
+	if err := w.bring(pieces, pieceSize); err != nil {
+		return w.done, err
+	}
+	return w.done, w.settle()
 }
 
 // recordLinks returns the raw links of a record. Others are refused: a dataset has one level.
-func recordLinks(data []byte) ([]cid.Cid, error) {
+func recordLinks(data []byte) ([]cid.Cid, error) { return cborLinks(data, protocol.Raw) }
+
+// cborLinks returns the links of a dag-cbor block, which must have one of the codecs.
+func cborLinks(data []byte, codecs ...uint64) ([]cid.Cid, error) {
 	mode, err := cbor.DecOptions{
 		DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden,
 		MaxNestedLevels: 8, MaxArrayElements: 65536, MaxMapPairs: 1024,
@@ -162,7 +191,7 @@ func recordLinks(data []byte) ([]cid.Cid, error) {
 			if err != nil {
 				return fmt.Errorf("%w: %w", ErrContent, err)
 			}
-			if err := checkLink(c, protocol.Raw); err != nil {
+			if err := checkLink(c, codecs...); err != nil {
 				return err
 			}
 			links = append(links, c)

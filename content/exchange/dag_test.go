@@ -267,7 +267,7 @@ func shardData(t *testing.T) []byte {
 }
 
 // record is a dataset record of the form the network uses.
-func record(t *testing.T, links ...cid.Cid) []byte {
+func record(t testing.TB, links ...cid.Cid) []byte {
 	t.Helper()
 	tags := []cbor.Tag{}
 	for _, c := range links {

@@ -28,11 +28,17 @@ type Config struct {
 	// peer until it disconnects; to refuse its connections is for who knows more of it. Penalise is called from the
 	// goroutine that reads from the peer and must not block; nil means nobody wants to know.
 	Penalise func(peer.ID, Offence)
-	// Finder looks for peers that have a block, beside those connected; nil asks only these.
+	// Finder looks for peers that have a block, beside those connected; nil asks only these. A fetch of a checkpoint connects
+	// to the providers of its root.
 	Finder routing.ContentDiscovery
+	// Provider tells the network that this host has a checkpoint, for Finders elsewhere; nil tells nobody.
+	Provider routing.ContentProviding
 	// Patience is how long a peer that claims to have a block may take to send it before others are asked too; 0 means 5
 	// seconds. A peer on a slow line loses nothing by it: what comes late is taken.
 	Patience time.Duration
+	// ServeRate is how many bytes a second a peer is sent in bulk, with bursts of a second's worth; 0 means 512 MiB. Looking
+	// for a block counts as 4 KiB.
+	ServeRate int
 	// InFlight bounds the bytes that one fetch has asked for at a time; 0 means 32 MiB. All of it may be in memory.
 	InFlight int
 }
@@ -63,6 +69,10 @@ func New(h host.Host, store boxo.Blockstore, config Config) *Exchange {
 	if config.InFlight <= 0 {
 		config.InFlight = 32 << 20
 	}
+	if config.ServeRate <= 0 {
+		config.ServeRate = 512 << 20
+	}
+	config.ServeRate = max(config.ServeRate, MaxBlock) // a block must fit into a burst
 	if config.Patience <= 0 {
 		config.Patience = 5 * time.Second
 	}
@@ -90,7 +100,7 @@ func New(h host.Host, store boxo.Blockstore, config Config) *Exchange {
 		options = append(options, bitswap.WithPeerBlockRequestFilter(config.Serve))
 	}
 	e.swap = bitswap.New(e.ctx, e.guard, config.Finder, store, options...)
-	e.puller = &puller{host: h, guard: e.guard, useful: useful{last: make(map[peer.ID]uint64)}, patience: config.Patience}
+	e.puller = &puller{host: h, guard: e.guard, scores: newScores(), patience: config.Patience}
 	e.server = newServer(e)
 	h.SetStreamHandler(BulkProtocol, e.server.handle)
 	return e
@@ -102,6 +112,15 @@ func (e *Exchange) Close() error {
 	e.cancel(ErrClosed)
 	e.server.close()
 	return e.swap.Close()
+}
+
+// Provide tells the network that this host has the checkpoint of a root, or whatever else is looked for by one CID. Without
+// a [Config].Provider nothing happens.
+func (e *Exchange) Provide(ctx context.Context, root cid.Cid) error {
+	if e.config.Provider == nil {
+		return nil
+	}
+	return e.config.Provider.Provide(ctx, root, true)
 }
 
 // Put is PutMany of one block.
@@ -123,6 +142,14 @@ func (e *Exchange) PutMany(ctx context.Context, bs []blocks.Block) error {
 // hashedPutter is a store that can be spared hashing blocks a second time.
 type hashedPutter interface {
 	PutHashed(context.Context, []blocks.Block) error
+}
+
+// Sync makes durable what was stored before.
+func (e *Exchange) Sync() error {
+	if s, ok := e.store.(syncer); ok {
+		return s.Sync()
+	}
+	return nil
 }
 
 // PutHashed is PutMany for blocks whose CIDs were just computed from their bytes.
@@ -200,10 +227,24 @@ type Bounds struct {
 	MaxDepth  int    // of a DAG, 0 for a single block; 0 means 8, which is above that of any file
 }
 
+func (b Bounds) withDefaults() Bounds {
+	if b.MaxBlocks == 0 {
+		b.MaxBlocks = 1 << 20
+	}
+	if b.MaxDepth == 0 {
+		b.MaxDepth = 8
+	}
+	return b
+}
+
 // Progress is what a fetch has done so far.
 type Progress struct {
 	Blocks      int    // in the store of those the fetch is about
 	Bytes       uint64 // of these
 	MovedBlocks int    // of these, how many came from peers
 	MovedBytes  uint64
+	Wasted      uint64 // bytes that came from two peers
+	Sources     int    // peers that sent any of these over the bulk protocol
+	// Total is what Bytes will be, as far as the content's publisher can be believed; 0 is not known.
+	Total uint64
 }

@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -32,14 +33,23 @@ const (
 	pullStore = 50 * time.Millisecond // that blocks wait for others to be stored with
 )
 
-// useful remembers in which order peers were of use, for the next fetch to begin with the last one.
-type useful struct {
-	mu   sync.Mutex
-	now  uint64
-	last map[peer.ID]uint64
+// scores remember in which order peers were of use, for the next fetch to begin with the last one, and which of them were
+// slow or worse, to be asked after all others until they have been of use as often.
+type scores struct {
+	mu     sync.Mutex
+	now    uint64
+	last   map[peer.ID]uint64
+	faults map[peer.ID]int
 }
 
-func (u *useful) note(p peer.ID) {
+// maxFaults is how many times a peer must be of use at most until it counts like others again.
+const maxFaults = 8
+
+func newScores() scores {
+	return scores{last: make(map[peer.ID]uint64), faults: make(map[peer.ID]int)}
+}
+
+func (u *scores) good(p peer.ID) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if len(u.last) >= 1024 {
@@ -47,31 +57,39 @@ func (u *useful) note(p peer.ID) {
 	}
 	u.now++
 	u.last[p] = u.now
+	if u.faults[p]--; u.faults[p] <= 0 {
+		delete(u.faults, p)
+	}
 }
 
-// sort puts the last useful peer first, behind first; among strangers every host has an order of its own.
-func (u *useful) sort(peers []peer.ID, own, first peer.ID) {
+func (u *scores) bad(p peer.ID, faults int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	rank := func(p peer.ID) (uint64, uint64) {
+	if len(u.faults) >= 1024 {
+		clear(u.faults)
+	}
+	u.faults[p] = min(u.faults[p]+faults, maxFaults)
+}
+
+// sort puts those without faults first, of these the last useful peer, behind first; among strangers every host has an
+// order of its own.
+func (u *scores) sort(peers []peer.ID, own, first peer.ID) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	hash := func(p peer.ID) uint64 {
 		h := fnv.New64a()
 		h.Write([]byte(own))
 		h.Write([]byte(p))
+		return h.Sum64()
+	}
+	last := func(p peer.ID) uint64 {
 		if p == first {
-			return ^uint64(0), 0
+			return ^uint64(0)
 		}
-		return u.last[p], h.Sum64()
+		return u.last[p]
 	}
 	slices.SortFunc(peers, func(a, b peer.ID) int {
-		la, ha := rank(a)
-		lb, hb := rank(b)
-		switch {
-		case la > lb || la == lb && ha < hb:
-			return -1
-		case la == lb && ha == hb:
-			return 0
-		}
-		return 1
+		return cmp.Or(cmp.Compare(u.faults[a], u.faults[b]), cmp.Compare(last(b), last(a)), cmp.Compare(hash(a), hash(b)))
 	})
 }
 
@@ -79,7 +97,7 @@ func (u *useful) sort(peers []peer.ID, own, first peer.ID) {
 type puller struct {
 	host     host.Host
 	guard    *guard
-	useful   useful
+	scores   scores
 	patience time.Duration
 }
 
@@ -92,7 +110,7 @@ func (x *puller) candidates(first peer.ID) []peer.ID {
 			out = append(out, p)
 		}
 	}
-	x.useful.sort(out, x.host.ID(), first)
+	x.scores.sort(out, x.host.ID(), first)
 	return out
 }
 
@@ -157,19 +175,52 @@ func (x *puller) talk(ctx context.Context, p peer.ID, q request, each func(i int
 // pull is the part of a fetch that is done with the bulk protocol.
 type pull struct {
 	x       *puller
+	ctx     context.Context
 	cids    []cid.Cid
 	typical int
 	budget  uint32 // of one request
-	got     chan blocks.Block
+	want    int    // peers to ask at the same time
+	got     chan delivery
+	over    chan struct{} // closed when the last worker has left
 
 	mu      sync.Mutex
 	state   []pullState
-	free    int // in state pullFree
-	out     int // in state pullAsked
-	peers   []peer.ID
-	changed chan struct{} // closed when something becomes free or done, or urgent
+	by      []*source // of what is in state pullAsked, who was asked last
+	free    int       // in state pullFree
+	out     int       // in state pullAsked
+	peers   []peer.ID // to be asked next
+	later   []peer.ID // that were outpaced: asked again when nobody else is
+	met     map[peer.ID]bool
+	sources map[*source]struct{} // with a request under way
+	workers int
+	bytes   uint64        // that came, but for what came twice
+	twice   uint64        // that did
+	changed chan struct{} // closed when something becomes free or done, or urgent, or a peer leaves
 	urgent  bool          // nothing comes: what was asked of one peer may be asked of another
 }
+
+// source is a peer with a request under way.
+type source struct {
+	peer   peer.ID
+	began  uint64 // pull.bytes when the request began
+	came   uint64 // bytes since
+	twice  uint64 // of these, bytes that had come from others
+	cancel context.CancelCauseFunc
+	behind bool // its blocks were asked of others for its pace
+}
+
+// delivery is a block and who sent it.
+type delivery struct {
+	blocks.Block
+	from peer.ID
+}
+
+// How far a peer may fall behind the mean of the others: they may send pullOutpaced times its bytes and a start.
+const (
+	pullOutpaced = 4
+	pullStart    = 4 << 20 // then its request ends, and another peer takes its place
+	pullEnd      = 1 << 20 // then, where nothing else is left to do, its blocks are asked of others too, as many at a time
+)
 
 type pullState uint8
 
@@ -202,22 +253,21 @@ func (w *walk) pull(cids []cid.Cid, typical int) (left []cid.Cid, err error) {
 	if len(peers) == 0 || w.ctx.Err() != nil {
 		return cids, nil
 	}
-	u := &pull{
-		x: x, cids: cids, typical: max(typical, 1), peers: peers, state: make([]pullState, len(cids)), free: len(cids),
-		budget: uint32(min(maxAnswer, max(w.e.config.InFlight/pullPeers, 1))),
-		got:    make(chan blocks.Block), changed: make(chan struct{}),
-	}
 	ctx, cancel := context.WithCancel(w.ctx)
-	var work sync.WaitGroup
-	for range min(1+len(cids)*u.typical/pullShare, pullPeers, len(peers)) {
-		work.Go(func() { u.work(ctx) })
+	u := &pull{
+		x: x, ctx: ctx, cids: cids, typical: max(typical, 1), state: make([]pullState, len(cids)), by: make([]*source, len(cids)),
+		free: len(cids), met: map[peer.ID]bool{}, sources: map[*source]struct{}{},
+		budget: uint32(min(maxAnswer, max(w.e.config.InFlight/pullPeers, 1))),
+		got:    make(chan delivery), over: make(chan struct{}), changed: make(chan struct{}),
 	}
-	over := make(chan struct{})
-	go func() { work.Wait(); close(over) }()
+	u.want = min(1+len(cids)*u.typical/pullShare, pullPeers)
+	u.staff(peers)
+	u.double()
 	var p batch
 	defer func() {
 		cancel()
-		<-over
+		<-u.over
+		w.done.Wasted += u.twice
 		err = errors.Join(err, p.put(w))
 		for i, s := range u.state {
 			if s != pullDone {
@@ -225,11 +275,12 @@ func (w *walk) pull(cids []cid.Cid, typical int) (left []cid.Cid, err error) {
 			}
 		}
 	}()
-	quiet, store := time.NewTimer(x.patience/4), time.NewTimer(time.Hour)
+	quiet, store, look := time.NewTimer(x.patience/4), time.NewTimer(time.Hour), time.NewTicker(max(x.patience/8, time.Millisecond))
 	defer quiet.Stop()
 	defer store.Stop()
+	defer look.Stop()
 	for {
-		var b blocks.Block
+		var b delivery
 		select {
 		case b = <-u.got:
 		case <-store.C:
@@ -237,7 +288,10 @@ func (w *walk) pull(cids []cid.Cid, typical int) (left []cid.Cid, err error) {
 				return nil, err
 			}
 			continue
-		case <-over:
+		case <-look.C: // who has come since
+			u.staff(x.candidates(w.from))
+			continue
+		case <-u.over:
 			return nil, nil
 		case <-quiet.C:
 			if !u.hurry(true) {
@@ -248,18 +302,56 @@ func (w *walk) pull(cids []cid.Cid, typical int) (left []cid.Cid, err error) {
 		}
 		u.hurry(false)
 		quiet.Reset(x.patience / 4)
-		if err := w.count(b.Cid(), len(b.RawData()), true); err != nil {
+		if err := w.countFrom(b.from, b.Cid(), len(b.RawData())); err != nil {
 			return nil, err
 		}
 		if len(p.blocks) == 0 {
 			store.Reset(pullStore)
 		}
-		p.blocks = append(p.blocks, b)
+		p.blocks = append(p.blocks, b.Block)
 		if p.size += len(b.RawData()); p.size >= putBatch {
-			if err := p.put(w); err != nil {
+			if err := p.send(w); err != nil {
 				return nil, err
 			}
 		}
+	}
+}
+
+// staff adds peers that have not been asked, and workers for them.
+func (u *pull) staff(peers []peer.ID) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	select {
+	case <-u.over:
+		return
+	default:
+	}
+	for _, p := range peers {
+		if !u.met[p] {
+			u.met[p] = true
+			u.peers = append(u.peers, p)
+		}
+	}
+	for n := len(u.peers); n > 0 && u.workers < u.want; n-- {
+		u.workers++
+		go u.work()
+	}
+}
+
+// double lets each peer have two requests under way where there are fewer peers than should be asked at the same time:
+// while a block of one is hashed, one of the other comes.
+func (u *pull) double() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.met) >= u.want {
+		return
+	}
+	for p := range u.met {
+		u.peers = append(u.peers, p)
+	}
+	for n := len(u.met); n > 0 && u.workers < u.want && u.workers > 0; n-- {
+		u.workers++
+		go u.work()
 	}
 }
 
@@ -283,35 +375,66 @@ func (u *pull) change() {
 }
 
 // work asks one peer after the other.
-func (u *pull) work(ctx context.Context) {
-	for ctx.Err() == nil {
+func (u *pull) work() {
+	defer func() {
 		u.mu.Lock()
-		if len(u.peers) == 0 || u.free+u.out == 0 {
-			u.mu.Unlock()
-			return
+		defer u.mu.Unlock()
+		if u.workers--; u.workers == 0 {
+			close(u.over)
 		}
-		p := u.peers[0]
-		u.peers = u.peers[1:]
-		u.mu.Unlock()
-		u.from(ctx, p)
+	}()
+	for u.ctx.Err() == nil {
+		p, wait := u.next()
+		switch {
+		case p != "":
+			u.from(p)
+		case wait == nil:
+			return
+		default:
+			select {
+			case <-wait:
+			case <-u.ctx.Done():
+			}
+		}
 	}
 }
 
+// next returns the peer to ask next; or a channel to wait on, while others are asked who may yet fail; or neither.
+func (u *pull) next() (p peer.ID, wait <-chan struct{}) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	switch {
+	case u.free+u.out == 0:
+	case len(u.peers) > 0:
+		p, u.peers = u.peers[0], u.peers[1:]
+	case len(u.later) == 0:
+	case len(u.sources) > 0:
+		wait = u.changed
+	default:
+		p, u.later = u.later[0], u.later[1:]
+	}
+	return p, wait
+}
+
 // from asks one peer for part after part, until it has nothing more to give.
-func (u *pull) from(ctx context.Context, p peer.ID) {
+func (u *pull) from(p peer.ID) {
 	tried := make([]bool, len(u.cids))
 	size := pullFirst
-	for ctx.Err() == nil {
-		part, wait := u.take(tried, size)
+	for u.ctx.Err() == nil {
+		ctx, cancel := context.WithCancelCause(u.ctx)
+		src := &source{peer: p, cancel: cancel}
+		part, wait := u.take(src, tried, size)
 		if wait != nil {
+			cancel(nil)
 			select {
 			case <-wait:
 				continue
-			case <-ctx.Done():
+			case <-u.ctx.Done():
 				return
 			}
 		}
 		if len(part) == 0 {
+			cancel(nil)
 			return
 		}
 		q := request{budget: u.budget}
@@ -321,10 +444,11 @@ func (u *pull) from(ctx context.Context, p peer.ID) {
 		came, last := 0, -1
 		err := u.x.ask(ctx, p, q, func(i int, b blocks.Block) bool {
 			came, last = came+1, i
-			return u.deliver(ctx, part[i], b)
+			return u.deliver(src, part[i], b)
 		})
-		if came > 0 {
-			u.x.useful.note(p)
+		cancel(nil)
+		if came > 0 && err == nil {
+			u.x.scores.good(p)
 		}
 		// What comes behind the last block may have been left out for the budget: it can be asked for again.
 		if err == nil {
@@ -332,7 +456,15 @@ func (u *pull) from(ctx context.Context, p peer.ID) {
 				tried[i] = came == 0
 			}
 		}
-		u.release(part)
+		u.release(src, part, errors.Is(err, errOutpaced))
+		switch {
+		case errors.Is(err, ErrLied):
+			u.x.scores.bad(p, maxFaults)
+		case errors.Is(err, ErrSlow), errors.Is(err, ErrWire):
+			u.x.scores.bad(p, 2)
+		case errors.Is(err, errOutpaced):
+			u.x.scores.bad(p, 1)
+		}
 		if err != nil || came == 0 {
 			return
 		}
@@ -340,34 +472,75 @@ func (u *pull) from(ctx context.Context, p peer.ID) {
 	}
 }
 
+// errOutpaced ends the request to a peer that others outpace.
+var errOutpaced = errors.New("exchange: the peer is outpaced by others")
+
+// outpaced reports whether the others who are asked have each sent so much more than a peer, since its request began.
+// Called with mu held.
+func (u *pull) outpaced(s *source, start uint64) bool {
+	others := uint64(max(u.workers-1, 1))
+	return len(u.sources) > 1 && (u.bytes-s.began-(s.came-s.twice))/others >= pullOutpaced*s.came+start
+}
+
 // take returns blocks to ask a peer for, at most n and about as many as the budget has room for. Where everything is asked
 // of others already it returns a channel to wait on before the next try; with neither, this peer has nothing more to give.
-func (u *pull) take(tried []bool, n int) (part []int, wait <-chan struct{}) {
+func (u *pull) take(src *source, tried []bool, n int) (part []int, wait <-chan struct{}) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	n = min(n, max(int(u.budget)/u.typical, 1))
-	for i := 0; i < len(u.cids) && len(part) < n; i++ {
-		if tried[i] || u.state[i] == pullDone || u.state[i] == pullAsked && !u.urgent {
-			continue
+	slow := false
+	for s := range u.sources {
+		if u.outpaced(s, pullStart) {
+			s.cancel(errOutpaced)
 		}
+		slow = slow || u.outpaced(s, pullEnd)
+	}
+	n = min(n, max(int(u.budget)/u.typical, 1))
+	take := func(i int) {
 		if u.state[i] == pullFree {
 			u.state[i] = pullAsked
 			u.free--
 			u.out++
 		}
-		tried[i] = true
+		tried[i], u.by[i] = true, src
 		part = append(part, i)
 	}
-	if len(part) == 0 && u.free == 0 && u.out > 0 && !u.urgent {
+	for i := 0; i < len(u.cids) && len(part) < n && u.free > 0; i++ {
+		if !tried[i] && u.state[i] == pullFree {
+			take(i)
+		}
+	}
+	// A slow peer sends its part from the front.
+	second := len(part) == 0 && (u.urgent || slow)
+	if second && !u.urgent {
+		n = min(n, max(pullEnd/u.typical, 1))
+	}
+	for i := len(u.cids) - 1; i >= 0 && len(part) < n && second; i-- {
+		if !tried[i] && u.state[i] == pullAsked && u.by[i] != src && (u.urgent || u.outpaced(u.by[i], pullEnd)) {
+			if s := u.by[i]; !u.urgent && !s.behind {
+				s.behind = true
+				u.x.scores.bad(s.peer, 1)
+			}
+			take(i)
+		}
+	}
+	slices.Sort(part)
+	if len(part) > 0 {
+		src.began = u.bytes
+		u.sources[src] = struct{}{}
+		return part, nil
+	}
+	if u.free == 0 && u.out > 0 && !u.urgent {
 		return nil, u.changed
 	}
-	return part, nil
+	return nil, nil
 }
 
 // deliver hands out a block, unless another peer was faster.
-func (u *pull) deliver(ctx context.Context, i int, b blocks.Block) bool {
+func (u *pull) deliver(src *source, i int, b blocks.Block) bool {
+	size := uint64(len(b.RawData()))
 	u.mu.Lock()
 	first := u.state[i] != pullDone
+	src.came += size
 	if first {
 		if u.state[i] == pullFree {
 			u.free--
@@ -375,15 +548,22 @@ func (u *pull) deliver(ctx context.Context, i int, b blocks.Block) bool {
 			u.out--
 		}
 		u.state[i] = pullDone
+		u.bytes += size
+	} else {
+		u.twice += size
+		src.twice += size
+	}
+	if u.free == 0 && u.out > 0 { // somebody may wait for a peer to be outpaced
+		u.change()
 	}
 	u.mu.Unlock()
 	if !first {
 		return true
 	}
 	select {
-	case u.got <- b:
+	case u.got <- delivery{b, src.peer}:
 		return true
-	case <-ctx.Done():
+	case <-u.ctx.Done():
 		u.mu.Lock() // it did not arrive
 		u.state[i] = pullFree
 		u.free++
@@ -392,16 +572,20 @@ func (u *pull) deliver(ctx context.Context, i int, b blocks.Block) bool {
 	}
 }
 
-// release gives back what a peer was asked for and did not send.
-func (u *pull) release(part []int) {
+// release gives back what a peer was asked for and did not send. A peer that was outpaced may be asked again.
+func (u *pull) release(src *source, part []int, outpaced bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, i := range part {
-		if u.state[i] == pullAsked {
+		if u.state[i] == pullAsked && u.by[i] == src {
 			u.state[i] = pullFree
 			u.out--
 			u.free++
 		}
+	}
+	delete(u.sources, src)
+	if outpaced {
+		u.later = append(u.later, src.peer)
 	}
 	u.change()
 }

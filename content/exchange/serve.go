@@ -16,11 +16,9 @@ import (
 
 // What the bulk protocol's server does for one peer and for all.
 const (
-	serveStreams     = 4        // requests of one peer under way
-	serveTotal       = 32       // of all peers; each holds a block in memory
-	serveRate        = 64 << 20 // bytes a second to one peer
-	serveBurst       = 64 << 20 // as many at once
-	serveLook        = 512      // bytes that looking for a block counts as
+	serveStreams     = 4       // requests of one peer under way
+	serveTotal       = 32      // of all peers; each holds a block in memory
+	serveLook        = 4 << 10 // bytes that looking for a block counts as
 	servePatience    = 10 * time.Second
 	serveRequestTime = 10 * time.Second
 )
@@ -62,11 +60,11 @@ func (s *server) enter(p peer.ID) *customer {
 			if len(s.peers) < 256 {
 				break
 			}
-			if old.streams == 0 && old.rate.Tokens() >= serveBurst {
+			if old.streams == 0 && old.rate.Tokens() >= float64(old.rate.Burst()) {
 				delete(s.peers, q)
 			}
 		}
-		c = &customer{rate: rate.NewLimiter(serveRate, serveBurst)}
+		c = &customer{rate: rate.NewLimiter(rate.Limit(s.e.config.ServeRate), s.e.config.ServeRate)}
 		s.peers[p] = c
 	}
 	if s.closed || s.total >= serveTotal || c.streams >= serveStreams {

@@ -9,10 +9,14 @@ import (
 	"time"
 
 	boxo "github.com/ipfs/boxo/exchange"
+	"github.com/ipfs/boxo/ipld/merkledag"
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 	format "github.com/ipfs/go-ipld-format"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/blockzero-net/bzd/internal/protocol"
 )
 
 // walk is one fetch: its bounds and what it has done.
@@ -24,7 +28,8 @@ type walk struct {
 	report func(Progress)
 	done   Progress
 	seen   *cid.Set
-	from   peer.ID // who is asked first; may be empty
+	by     map[peer.ID]struct{} // who sent anything in bulk
+	from   peer.ID              // who is asked first; may be empty
 	// session is bitswap's for all windows where one peer is likely to have everything, so that it need be found only
 	// once; otherwise every window has its own.
 	whole   bool
@@ -35,25 +40,87 @@ func (e *Exchange) walk(ctx context.Context, bounds Bounds, report func(Progress
 	if e.ctx.Err() != nil {
 		return nil, ErrClosed
 	}
-	if bounds.MaxBlocks == 0 {
-		bounds.MaxBlocks = 1 << 20
-	}
-	if bounds.MaxDepth == 0 {
-		bounds.MaxDepth = 8
-	}
+	bounds = bounds.withDefaults()
 	if report == nil {
 		report = func(Progress) {}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(e.ctx, func() { cancel(ErrClosed) })
+	release := func() {}
+	if s, ok := e.store.(holder); ok {
+		release = s.Hold()
+	}
 	return &walk{
-		e: e, ctx: ctx, bounds: bounds, report: report, seen: cid.NewSet(),
+		e: e, ctx: ctx, bounds: bounds, report: report, seen: cid.NewSet(), by: map[peer.ID]struct{}{},
 		end: func() {
 			stop()
 			cancel(nil)
+			release()
 		},
 	}, nil
 }
+
+// holder is a store that deletes what nobody needs: what a fetch finds or brings must stay while it lasts.
+type holder interface {
+	Hold() (release func())
+}
+
+// syncer is a store whose blocks may be lost in a power cut before Sync has returned.
+type syncer interface {
+	Sync() error
+}
+
+// settle makes what was fetched durable.
+func (w *walk) settle() error {
+	if s, ok := w.e.store.(syncer); ok && w.done.MovedBlocks > 0 {
+		return s.Sync()
+	}
+	return nil
+}
+
+// foresee takes from a directory, which is here, how many bytes there will be.
+func (w *walk) foresee(root cid.Cid) {
+	if root.Prefix().Codec != protocol.DagPB {
+		return
+	}
+	b, err := w.e.store.Get(w.ctx, root)
+	if err != nil {
+		return
+	}
+	node, err := merkledag.DecodeProtobuf(b.RawData())
+	if err != nil {
+		return
+	}
+	total := uint64(len(b.RawData()))
+	for _, l := range node.Links() {
+		if total += l.Size; l.Size > w.bounds.MaxBytes || total > w.bounds.MaxBytes {
+			return // whoever wrote this lies, or there is more than is wanted: which of these, the fetch will show
+		}
+	}
+	w.done.Total = total
+}
+
+// invite connects to peers that say they provide what is fetched, if there is somebody to ask for such.
+func (w *walk) invite(root cid.Cid) {
+	if w.e.config.Finder == nil {
+		return
+	}
+	go func() { // ends with the fetch
+		for p := range w.e.config.Finder.FindProvidersAsync(w.ctx, root, maxInvited) {
+			if p.ID == w.e.host.ID() || w.e.host.Network().Connectedness(p.ID) == network.Connected {
+				continue
+			}
+			go func() {
+				ctx, cancel := context.WithTimeout(w.ctx, w.e.config.Patience)
+				defer cancel()
+				_ = w.e.host.Connect(ctx, p) // one that cannot be reached is none
+			}()
+		}
+	}()
+}
+
+// maxInvited is to how many providers a fetch connects.
+const maxInvited = 16
 
 // oneSource prepares for things that their holders hold whole.
 func (w *walk) oneSource() { w.whole = true }
@@ -87,6 +154,13 @@ func (w *walk) count(c cid.Cid, size int, moved bool) error {
 		w.done.MovedBytes += uint64(size)
 	}
 	return nil
+}
+
+// countFrom is count for a block that a peer sent.
+func (w *walk) countFrom(p peer.ID, c cid.Cid, size int) error {
+	w.by[p] = struct{}{}
+	w.done.Sources = len(w.by)
+	return w.count(c, size, true)
 }
 
 // bring makes sure that the blocks, each listed once, are in the store. typical is about how long one is.
@@ -263,11 +337,38 @@ func (w *walk) missing(current, next *window, rest []cid.Cid) error {
 type batch struct {
 	blocks []blocks.Block
 	size   int
+	flying chan error // of the blocks that are being stored, nil if there are none
+	done   Progress   // when these are stored
 }
 
-func (p *batch) put(w *walk) error {
-	if len(p.blocks) == 0 {
+// send begins to store the batch when the one before is stored.
+func (p *batch) send(w *walk) error {
+	if err := p.land(w); err != nil {
+		return err
+	}
+	bs, done := p.blocks, make(chan error, 1)
+	p.blocks, p.size, p.flying, p.done = nil, 0, done, w.done
+	go func() { done <- w.e.PutHashed(context.WithoutCancel(w.ctx), bs) }()
+	return nil
+}
+
+// land waits for the blocks that are being stored.
+func (p *batch) land(w *walk) error {
+	if p.flying == nil {
 		return nil
+	}
+	err := <-p.flying
+	p.flying = nil
+	if err == nil {
+		w.report(p.done)
+	}
+	return err
+}
+
+// put stores the batch.
+func (p *batch) put(w *walk) error {
+	if err := p.land(w); err != nil || len(p.blocks) == 0 {
+		return err
 	}
 	bs := p.blocks
 	p.blocks, p.size = nil, 0

@@ -65,6 +65,7 @@ func TestRules(t *testing.T) {
 		{"genesis.params.z", breakGenesis(func(g *Genesis) { g.Params.ConfidenceMilli = 0 })},
 		{"genesis.params.massnum", breakGenesis(func(g *Genesis) { g.Params.GroupMassDen = 3 })},
 		{"genesis.params.power", breakGenesis(func(g *Genesis) { g.Params.RewardPower = 0 })},
+		{"genesis.params.topk", breakGenesis(func(g *Genesis) { g.Params.TopK = 4097 })},
 		{"genesis.params.schedule.rounds", breakGenesis(func(g *Genesis) { g.Params.Schedule.Rounds = 0 })},
 		{"genesis.params.alphas", breakGenesis(func(g *Genesis) { g.Params.AlphaGrid = g.Params.AlphaGrid[:1] })},
 		{"genesis.params.alphas[0]", breakGenesis(func(g *Genesis) { g.Params.AlphaGrid = g.Params.AlphaGrid[1:] })},

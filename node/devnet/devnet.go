@@ -31,6 +31,7 @@ type Options struct {
 	Cycles             int
 	Seed               string
 	Dir                string
+	Genesis            string          // directory of the network to run: genesis.cbor and genesis/; empty: one on the embedded base
 	Sets               []*data.Dataset // the text of this machine, the canary included
 	Faults             map[Fault]int
 	Byzantine          []string // how validators cheat in the agreement, one each
@@ -234,24 +235,15 @@ func (w *network) log(format string, a ...any) {
 	}
 }
 
-// found composes the genesis from the embedded base, once per directory.
+// found composes the genesis from the embedded base, or copies the one given, once per directory.
 func (w *network) found() error {
 	dir, file := filepath.Join(w.Dir, "genesis"), filepath.Join(w.Dir, "genesis.cbor")
 	raw, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {
-		w.log("founding a network from the embedded base in %s", w.Dir)
-		base, err := local.EmbeddedBase(w.backend)
-		if err != nil {
-			return err
-		}
 		if err := os.MkdirAll(w.Dir, 0o755); err != nil {
 			return err
 		}
-		g, _, err := local.Compose(w.backend, base, w.Sets, dir, local.DefaultGenesis())
-		if err != nil {
-			return err
-		}
-		if raw, err = protocol.Encode(g); err != nil {
+		if raw, err = w.compose(dir); err != nil {
 			return err
 		}
 		if err := os.WriteFile(file, raw, 0o644); err != nil {
@@ -266,6 +258,29 @@ func (w *network) found() error {
 	w.link = protocol.LinkTo(protocol.DagCBOR, raw)
 	w.local, err = local.NewNetwork(w.genesis, w.Sets)
 	return err
+}
+
+// compose makes the checkpoint of the genesis in dir and returns the document.
+func (w *network) compose(dir string) ([]byte, error) {
+	if w.Genesis != "" {
+		w.log("copying the network in %s to %s", w.Genesis, w.Dir)
+		raw, err := os.ReadFile(filepath.Join(w.Genesis, "genesis.cbor"))
+		if err != nil {
+			return nil, err
+		}
+		_, err = local.Export(filepath.Join(w.Genesis, "genesis"), dir)
+		return raw, err
+	}
+	w.log("founding a network from the embedded base in %s", w.Dir)
+	base, err := local.EmbeddedBase(w.backend)
+	if err != nil {
+		return nil, err
+	}
+	g, _, err := local.Compose(w.backend, &local.Phi{Model: base}, w.Sets, dir, local.DefaultGenesis())
+	if err != nil {
+		return nil, err
+	}
+	return protocol.Encode(g)
 }
 
 // open starts the bootstrap node with the genesis, and every other node with its address; they fetch the rest.
@@ -368,6 +383,10 @@ func (w *network) measure(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	seq, err := w.local.Sequence(dir)
+	if err != nil {
+		return err
+	}
 	w.perExpert = int64(3*phi.Model.Width*phi.Model.Dim + phi.Model.Dim)
 	start := w.Now()
 	probe, err := w.local.Probe(ctx, phi, w.Workers)
@@ -385,7 +404,7 @@ func (w *network) measure(ctx context.Context) error {
 	need := max(
 		scored*perSample/float64(s.Evaluate-s.Open-1),
 		searched*perSample/float64(s.Search),
-		float64(w.Miners)*3*4096/128*perSample/float64(s.Commit), // a training step costs about three passes
+		float64(w.Miners)*3*4096/float64(seq)*perSample/float64(s.Commit), // a training step costs about three passes
 	)
 	headroom := w.Headroom
 	if headroom == 0 {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/node/devnet"
+	"github.com/blockzero-net/bzd/node/local/localtest"
 )
 
 // binary is the real program, built once.
@@ -55,7 +56,7 @@ func script(t *testing.T, name string) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"submission": submission, "certified": certified, "learns": learns, "pays": pays, "same": same, "base": base,
-			"unharmed": unharmed, "occupy": occupy, "submitted": submitted, "proven": proven, "healed": healed,
+			"unharmed": unharmed, "occupy": occupy, "family": family, "last": last, "submitted": submitted, "proven": proven, "healed": healed,
 		},
 		Condition: func(name string) (bool, error) {
 			switch name {
@@ -73,6 +74,7 @@ func script(t *testing.T, name string) {
 func TestNetwork(t *testing.T)   { script(t, "network") }
 func TestAgreement(t *testing.T) { script(t, "agreement") }
 func TestRefuses(t *testing.T)   { script(t, "refuses") }
+func TestFamily(t *testing.T)    { script(t, "family") }
 
 // submitted FILE N: in every cycle at least N validators had their weights on chain in time.
 func submitted(ts *testscript.TestScript, _ bool, args []string) {
@@ -216,6 +218,26 @@ func occupy(ts *testscript.TestScript, _ bool, args []string) {
 	_, port, err := net.SplitHostPort(l.Addr().String())
 	ts.Check(err)
 	ts.Setenv(args[0], port)
+}
+
+// family NAME DIR: writes a small Hugging Face model of that family.
+func family(ts *testscript.TestScript, _ bool, args []string) {
+	for _, f := range localtest.Families() {
+		if f.String() == args[0] {
+			ts.Check(localtest.Write(ts.MkAbs(args[1]), localtest.Config(f), false, 0))
+			return
+		}
+	}
+	ts.Fatalf("no family %s", args[0])
+}
+
+// last FILE VARIABLE: sets the variable to the checkpoint that the run ended with, which is not the one it began with.
+func last(ts *testscript.TestScript, _ bool, args []string) {
+	r := read(ts, args[0])
+	if r.Cycles[0].Base == r.Checkpoint {
+		ts.Fatalf("nothing was merged")
+	}
+	ts.Setenv(args[1], r.Checkpoint.String())
 }
 
 // base A B: the second run began where the first ended.

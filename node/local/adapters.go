@@ -10,27 +10,14 @@ import (
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/training/data"
 	"github.com/blockzero-net/bzd/training/model"
-	"github.com/blockzero-net/bzd/training/tokenizer"
 	"github.com/blockzero-net/bzd/validation"
 )
 
-// source gives a dataset's training windows as tokens.
-type source struct{ order *data.Order }
-
-func newSource(d *data.Dataset, seed [32]byte, seq int) (source, error) {
-	o, err := d.TrainOrder(seed, seq+1)
-	if err != nil {
-		return source{}, err
-	}
-	return source{o}, nil
-}
-
-func (s source) Sequence(i int64) []int32 { return tokenizer.Encode(s.order.At(i).Text) }
-
-// pool gives a dataset's held-out windows to validation.
+// pool gives a dataset's held-out windows to validation, as at most seq+1 tokens.
 type pool struct {
-	d      *data.Dataset
-	window int
+	d           *data.Dataset
+	window, seq int
+	tokens      Tokenizer
 }
 
 func (p pool) Draw(seed [32]byte, n int, exclude validation.Set) ([]validation.Sample, error) {
@@ -44,7 +31,7 @@ func (p pool) Draw(seed [32]byte, n int, exclude validation.Set) ([]validation.S
 	}
 	out := make([]validation.Sample, len(drawn))
 	for i, s := range drawn {
-		out[i] = validation.Sample{ID: s.ID(), Document: s.Document, Tokens: tokenizer.Encode(s.Text)}
+		out[i] = validation.Sample{ID: s.ID(), Document: s.Document, Tokens: p.tokens.sample(s.Text, p.seq)}
 	}
 	return out, nil
 }

@@ -132,7 +132,7 @@ func initial(c model.Config, seed string) model.Source {
 		k := seedOf("init", seed, s.Name)
 		g := rand.NewPCG(binary.LittleEndian.Uint64(k[:]), binary.LittleEndian.Uint64(k[8:]))
 		for i := range dst {
-			dst[i] = (float32(g.Uint64()>>40)/(1<<24) - 0.5) * scale
+			dst[i] = (float32(float32(g.Uint64()>>40)/(1<<24)) - 0.5) * scale
 		}
 		return nil
 	}
@@ -155,7 +155,7 @@ func TrainBase(ctx context.Context, b backend.Backend, r Recipe, text *data.Data
 	if err != nil {
 		return nil, err
 	}
-	src, err := newSource(text, seedOf("order", r.Seed), r.Seq)
+	src, err := newSource(text, seedOf("order", r.Seed), r.Seq+1, r.Seq, Tokenizer{})
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +169,7 @@ func TrainBase(ctx context.Context, b backend.Backend, r Recipe, text *data.Data
 	if err != nil {
 		return nil, err
 	}
-	if err := runSaved(ctx, job, sha256.Sum256(id), statePath, report); err != nil {
+	if err := runSaved(ctx, job, sha256.Sum256(id), statePath, nil, false, report); err != nil {
 		return nil, err
 	}
 	var tensors []safetensors.Tensor
@@ -187,11 +187,15 @@ func TrainBase(ctx context.Context, b backend.Backend, r Recipe, text *data.Data
 	return out.Bytes(), nil
 }
 
-// saveEvery is after how many steps a run with a state file saves itself.
+// saveEvery is after how many steps a run with a state file saves itself, unless told otherwise.
 const saveEvery = 200
 
-// runSaved runs a job, continuing from its state file if there is one, saving now and then and when ctx ends.
-func runSaved(ctx context.Context, job *training.Job, id [32]byte, path string, report func(training.Progress)) error {
+// runSaved runs a job, continuing from its state file if there is one, saving when it is due (nil: now and then) and when
+// ctx ends, with keep also when it is done.
+func runSaved(ctx context.Context, job *training.Job, id [32]byte, path string, due func(training.Progress) bool, keep bool, report func(training.Progress)) error {
+	if due == nil {
+		due = func(p training.Progress) bool { return p.Step%saveEvery == 0 }
+	}
 	if path == "" {
 		return job.Run(ctx, report)
 	}
@@ -212,7 +216,7 @@ func runSaved(ctx context.Context, job *training.Job, id [32]byte, path string, 
 		if report != nil {
 			report(p)
 		}
-		if p.Step%saveEvery == 0 && p.Step < p.Steps {
+		if p.Step < p.Steps && due(p) || keep && p.Step == p.Steps {
 			if failed = training.WriteState(path, job.State(id)); failed != nil {
 				cancel()
 			}

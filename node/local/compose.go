@@ -3,9 +3,9 @@ package local
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
-	"sort"
 	"strings"
 
 	blocks "github.com/ipfs/go-block-format"
@@ -71,10 +71,10 @@ func (o GenesisOptions) feasible(groups int) error {
 const domainTolerance = 10_000_000
 
 // validate reports every fault of the options that would show only after long work, or not at all.
-func (o GenesisOptions) validate(base *model.Model, sets []*data.Dataset) error {
-	faults := []error{o.Plan.validate(base.Experts), o.Params.Validate()}
-	if n := base.Positions; int(o.Params.SequenceLength) > n {
-		faults = append(faults, fmt.Errorf("sequences of %d tokens, the base has %d positions; nothing could be trained or measured", o.Params.SequenceLength, n))
+func (o GenesisOptions) validate(base model.Config, t Tokenizer, sets []*data.Dataset) error {
+	faults := []error{o.Params.Validate()}
+	if seq := int(o.Params.SequenceLength) / t.bytes(); seq > base.Positions {
+		faults = append(faults, fmt.Errorf("sequences of %d tokens, the base has %d positions; nothing could be trained or measured", seq, base.Positions))
 	}
 	seen := map[string]bool{}
 	for _, d := range sets {
@@ -97,22 +97,62 @@ func (o GenesisOptions) validate(base *model.Model, sets []*data.Dataset) error 
 
 // Compose founds a network: it admits every dataset but the canary to the base as a group of its own and writes the
 // checkpoint Φ(0) to dir. The datasets' order does not matter. After an error nothing is written.
-func Compose(b backend.Backend, base *model.Model, sets []*data.Dataset, dir string, o GenesisOptions) (protocol.Genesis, []Admission, error) {
-	if err := o.validate(base, sets); err != nil {
-		return protocol.Genesis{}, nil, fmt.Errorf("found a network: %w", err)
+func Compose(b backend.Backend, base *Phi, sets []*data.Dataset, dir string, o GenesisOptions) (protocol.Genesis, []Admission, error) {
+	fail := func(err error) (protocol.Genesis, []Admission, error) { return protocol.Genesis{}, nil, err }
+	if err := errors.Join(o.Plan.validate(base.Model.Experts), o.validate(base.Model.Config, base.Tokens, sets)); err != nil {
+		return fail(fmt.Errorf("found a network: %w", err))
 	}
-	sets = append([]*data.Dataset(nil), sets...)
-	sort.Slice(sets, func(i, j int) bool { return sets[i].Name() < sets[j].Name() })
+	sets = sorted(sets)
 	admitted, err := Plan(base, sets, o.Canary, o.Plan)
 	if err != nil {
-		return protocol.Genesis{}, nil, err
+		return fail(err)
 	}
+	g, err := newGenesis(sets, o, func(domain string) (refs []protocol.ExpertRef) {
+		for _, a := range admitted {
+			for _, e := range a.To {
+				if a.Domain == domain {
+					refs = append(refs, protocol.ExpertRef{Layer: uint32(a.Layer), Index: uint32(e)})
+				}
+			}
+		}
+		return refs
+	})
+	if err != nil {
+		return fail(err)
+	}
+	m, err := admit(b, base.Model, admitted, len(g.Groups)*o.Plan.Copies)
+	if err != nil {
+		return fail(err)
+	}
+	next := &Phi{Model: m, Tokens: base.Tokens, State: protocol.ProtocolState{Version: protocol.Version, Groups: g.Groups}}
+	if base.documents != nil {
+		next.documents = maps.Clone(base.documents)
+		if next.documents[checkpoint.ConfigName], err = m.Amend(base.documents[checkpoint.ConfigName]); err != nil {
+			return fail(err)
+		}
+	}
+	root, _, err := writeCheckpoint(dir, contentsOf(next), reuse{}, nil)
+	if err != nil {
+		return fail(err)
+	}
+	g.Checkpoint, err = protocol.NewLink(root)
+	return g, admitted, err
+}
+
+// sorted are the datasets by name.
+func sorted(sets []*data.Dataset) []*data.Dataset {
+	return slices.SortedFunc(slices.Values(sets), func(a, b *data.Dataset) int { return strings.Compare(a.Name(), b.Name()) })
+}
+
+// newGenesis is the document of a network in which every dataset but the canary, of those sorted by name, has a group with
+// those experts. Its checkpoint is missing until it is written: the rest is checked before.
+func newGenesis(sets []*data.Dataset, o GenesisOptions, experts func(domain string) []protocol.ExpertRef) (protocol.Genesis, error) {
 	g := protocol.Genesis{Version: protocol.Version, Name: o.Name, Canary: o.Canary, Params: o.Params}
 	count := uint32(len(sets) - 1)
 	for _, d := range sets {
 		link, err := protocol.NewLink(d.CID())
 		if err != nil {
-			return protocol.Genesis{}, nil, err
+			return protocol.Genesis{}, err
 		}
 		dom := protocol.Domain{Name: d.Name(), Dataset: link, HeldOutPermille: uint32(d.HeldOutPermille()), ToleranceNano: domainTolerance}
 		if d.Name() == o.Canary {
@@ -122,36 +162,14 @@ func Compose(b backend.Backend, base *model.Model, sets []*data.Dataset, dir str
 		if d.Name() == o.Canary {
 			continue
 		}
-		grp := protocol.Group{Name: d.Name(), Domain: d.Name(), Share: protocol.ShareTotal / count}
+		grp := protocol.Group{Name: d.Name(), Domain: d.Name(), Share: protocol.ShareTotal / count, Experts: experts(d.Name())}
 		if len(g.Groups) == 0 {
 			grp.Share += protocol.ShareTotal % count
 		}
-		for _, a := range admitted {
-			if a.Domain == d.Name() {
-				for _, e := range a.To {
-					grp.Experts = append(grp.Experts, protocol.ExpertRef{Layer: uint32(a.Layer), Index: uint32(e)})
-				}
-			}
-		}
 		g.Groups = append(g.Groups, grp)
 	}
-	g.Checkpoint = protocol.LinkTo(protocol.DagPB, nil) // until it is written: the rest is checked before
-	if err := g.Validate(); err != nil {
-		return protocol.Genesis{}, nil, err
-	}
-	m, err := admit(b, base, admitted, int(count)*o.Plan.Copies)
-	if err != nil {
-		return protocol.Genesis{}, nil, err
-	}
-	state := protocol.ProtocolState{Version: protocol.Version, Groups: g.Groups}
-	root, _, err := writeCheckpoint(dir, m, state, reuse{}, nil)
-	if err != nil {
-		return protocol.Genesis{}, nil, err
-	}
-	if g.Checkpoint, err = protocol.NewLink(root); err != nil {
-		return protocol.Genesis{}, nil, err
-	}
-	return g, admitted, nil
+	g.Checkpoint = protocol.LinkTo(protocol.DagPB, nil)
+	return g, g.Validate()
 }
 
 // admit returns the base with the admitted experts appended.
@@ -212,19 +230,35 @@ func (r reuse) hub(tensors []model.Spec) (files []checkpoint.File) {
 	return files
 }
 
-// writeCheckpoint writes m to dir: routers and the groups' experts in F32, everything else, the hub, in BF16. What has
-// not changed since r keeps its file. emit takes the blocks of the others; it may be nil.
-func writeCheckpoint(dir string, m *model.Model, state protocol.ProtocolState, r reuse, emit func(blocks.Block) error) (cid.Cid, checkpoint.Parts, error) {
-	encoded, err := protocol.Encode(state)
+// contents is what a checkpoint is written of.
+type contents struct {
+	config    model.Config
+	documents map[string][]byte // config.json included; nil: this build's own
+	state     protocol.ProtocolState
+	load      func(model.Spec) ([]float32, error) // gives a tensor's values
+}
+
+// contentsOf is a model that computes.
+func contentsOf(p *Phi) contents {
+	return contents{p.Model.Config, p.documents, p.State, func(s model.Spec) ([]float32, error) { return p.Model.Read(s.Name), nil }}
+}
+
+// writeCheckpoint writes a model to dir, its tensors named as in its family: routers and the groups' experts in F32,
+// everything else, the hub, in BF16. What has not changed since r keeps its file. emit takes the blocks of the others; it
+// may be nil.
+func writeCheckpoint(dir string, w contents, r reuse, emit func(blocks.Block) error) (cid.Cid, checkpoint.Parts, error) {
+	encoded, err := protocol.Encode(w.state)
 	if err != nil {
 		return cid.Undef, nil, err
 	}
-	c := checkpoint.Contents{Documents: map[string][]byte{checkpoint.ConfigName: m.JSON(), stateFile: encoded}}
-	for name, b := range tokenizer.Files() {
-		c.Documents[name] = b
+	c := checkpoint.Contents{Documents: map[string][]byte{stateFile: encoded}}
+	if w.documents == nil {
+		c.Documents[checkpoint.ConfigName] = w.config.JSON()
+		maps.Copy(c.Documents, tokenizer.Files())
 	}
+	maps.Copy(c.Documents, w.documents)
 	groupOf := map[string]string{}
-	for _, g := range state.Groups {
+	for _, g := range w.state.Groups {
 		for _, e := range g.Experts {
 			for _, p := range []string{"gate", "up", "down"} {
 				groupOf[model.ExpertName(int(e.Layer), int(e.Index), p)] = g.Name
@@ -232,12 +266,14 @@ func writeCheckpoint(dir string, m *model.Model, state protocol.ProtocolState, r
 		}
 	}
 	routers := map[string]bool{}
-	for l := range m.Layers {
+	for l := range w.config.Layers {
 		routers[model.RouterName(l)] = true
 	}
 	var hub, router []model.Spec
-	groups := map[string][]model.Spec{}
-	for _, s := range m.Specs() {
+	groups, names := map[string][]model.Spec{}, map[string]string{}
+	for _, stored := range w.config.Stored(false) {
+		s := stored.Parts[0]
+		names[s.Name] = stored.Name
 		switch g, own := groupOf[s.Name]; {
 		case own:
 			groups[g] = append(groups[g], s)
@@ -247,24 +283,26 @@ func writeCheckpoint(dir string, m *model.Model, state protocol.ProtocolState, r
 			hub = append(hub, s)
 		}
 	}
-	read := func(specs []model.Spec, t checkpoint.DType) (tensors []checkpoint.Tensor) {
+	tensors := func(specs []model.Spec, t checkpoint.DType) (list []checkpoint.Tensor) {
 		for _, s := range specs {
-			tensors = append(tensors, tensorOf(s, t, m.Read(s.Name)))
+			x := tensorOf(s, t, nil)
+			x.Name, x.Load = names[s.Name], func() ([]float32, error) { return w.load(s) }
+			list = append(list, x)
 		}
-		return tensors
+		return list
 	}
 	if c.Files = r.hub(hub); c.Files == nil {
-		c.Files = checkpoint.Shards(hubFile, 0, read(hub, checkpoint.BF16))
+		c.Files = checkpoint.Shards(hubFile, 0, tensors(hub, checkpoint.BF16))
 	}
 	file := func(name string, specs []model.Spec) {
 		f, ok := r.file(name, specs)
 		if !ok {
-			f = checkpoint.File{Name: name, Tensors: read(specs, checkpoint.F32)}
+			f = checkpoint.File{Name: name, Tensors: tensors(specs, checkpoint.F32)}
 		}
 		c.Files = append(c.Files, f)
 	}
 	file(routerFile, router)
-	for _, g := range state.Groups {
+	for _, g := range w.state.Groups {
 		file(expertsFile(g.Name), groups[g.Name])
 	}
 	root, parts, err := checkpoint.WriteBlocks(dir, c, emit)

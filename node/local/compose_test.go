@@ -141,7 +141,7 @@ func TestComposeOrder(t *testing.T) {
 	var first string
 	for i := range len(sets) {
 		for range 2 {
-			g, _, err := local.Compose(b, base, sets, filepath.Join(t.TempDir(), "genesis"), options())
+			g, _, err := local.Compose(b, &local.Phi{Model: base}, sets, filepath.Join(t.TempDir(), "genesis"), options())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -195,7 +195,7 @@ func TestComposeRefuses(t *testing.T) {
 			if c.change != nil {
 				c.change(&o)
 			}
-			_, _, err := local.Compose(b, base, c.sets, dir, o)
+			_, _, err := local.Compose(b, &local.Phi{Model: base}, c.sets, dir, o)
 			if err == nil || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("error %v, want one about %q", err, c.says)
 			}

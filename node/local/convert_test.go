@@ -64,7 +64,7 @@ func TestImport(t *testing.T) {
 	})
 	before := files(t, src)
 	dir := filepath.Join(t.TempDir(), "imported")
-	link, err := local.Import(b, src, dir, false)
+	link, err := local.Import(src, dir, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func TestImport(t *testing.T) {
 		}
 	}
 	// What was imported imports again to the same.
-	again, err := local.Import(b, dir, filepath.Join(t.TempDir(), "again"), false)
+	again, err := local.Import(dir, filepath.Join(t.TempDir(), "again"), false)
 	if err != nil || again != link {
 		t.Errorf("imported again: %s, %v, want %s", again, err, link)
 	}
@@ -116,14 +116,14 @@ func TestImportRounds(t *testing.T) {
 		}
 	})
 	dir := filepath.Join(t.TempDir(), "imported")
-	_, err := local.Import(b, src, dir, false)
+	_, err := local.Import(src, dir, false)
 	if !errors.Is(err, safetensors.ErrNotExact) || !strings.Contains(err.Error(), name) {
 		t.Errorf("error %v, want one that names %s", err, name)
 	}
 	if left := names(t, filepath.Dir(dir)); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
 	}
-	if _, err := local.Import(b, src, dir, true); err != nil {
+	if _, err := local.Import(src, dir, true); err != nil {
 		t.Fatal(err)
 	}
 	p, err := local.LoadPhi(b, dir)
@@ -168,7 +168,7 @@ func TestImportRefuses(t *testing.T) {
 		if err := spoil(src); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := local.Import(b, src, dir, true); err == nil || !strings.Contains(err.Error(), src) {
+		if _, err := local.Import(src, dir, true); err == nil || !strings.Contains(err.Error(), src) {
 			t.Errorf("%s: error %v, want one that names %s", name, err, src)
 		}
 		if left := names(t, filepath.Dir(dir)); len(left) != 0 {

@@ -16,7 +16,7 @@ func Outline(dir, name string) (model.Config, []model.ExpertRef, error) {
 		return model.Config{}, nil, err
 	}
 	defer c.Close()
-	config, err := readConfig(c, dir)
+	config, _, err := readConfig(c, dir)
 	if err != nil {
 		return model.Config{}, nil, err
 	}
@@ -31,6 +31,22 @@ func Outline(dir, name string) (model.Config, []model.ExpertRef, error) {
 	return config, experts(g), nil
 }
 
+// MatrixBytes is how many bytes all matrices of the checkpoint in dir have. It reads no weights.
+func MatrixBytes(dir string) (int64, error) {
+	c, err := checkpoint.OpenStrict(dir)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	sum := int64(0)
+	for _, t := range c.Tensors() {
+		if len(t.Shape) > 1 {
+			sum += t.Elements() * t.DType.Size()
+		}
+	}
+	return sum, nil
+}
+
 // LoadToTrain is LoadPhi for one Train of the named group, which changes the weights in place: what the group does not
 // train takes less memory, and may leave the device if the backend wants that. Nothing else can be done with it.
 func LoadToTrain(b backend.Backend, dir, name string) (*Phi, error) {
@@ -38,8 +54,11 @@ func LoadToTrain(b backend.Backend, dir, name string) (*Phi, error) {
 	if err != nil {
 		return nil, err
 	}
-	return loadPhi(dir, func(c model.Config, src model.Source) (*model.Model, error) {
-		return model.NewFrozen(b, c, src, refs)
+	return loadPhi(dir, func(c model.Config, w *weights) (*model.Model, error) {
+		if err := checkMemory(b, c); err != nil {
+			return nil, err
+		}
+		return model.NewFrozen(b, c, w.read, refs)
 	}, true)
 }
 

@@ -8,6 +8,7 @@ import (
 	blocks "github.com/ipfs/go-block-format"
 
 	"github.com/blockzero-net/bzd/internal/protocol"
+	"github.com/blockzero-net/bzd/training"
 	"github.com/blockzero-net/bzd/training/delta"
 	"github.com/blockzero-net/bzd/validation"
 	"github.com/blockzero-net/bzd/validation/merge"
@@ -36,6 +37,7 @@ type Search struct {
 	p         *Phi
 	workers   int
 	baselines map[string]validation.Baseline
+	below     *training.Below
 	measured  map[protocol.Rational]map[string][]float32 // by scale: the tensors that the last Measure moved
 }
 
@@ -47,13 +49,13 @@ func (n *Network) NewSearch(ctx context.Context, p *Phi, cycle uint64, beacons [
 }
 
 func (n *Network) newSearch(ctx context.Context, p *Phi, cycle uint64, beacons []validation.Beacon, workers int) (*Search, error) {
-	s := &Search{n: n, p: p, workers: workers, baselines: map[string]validation.Baseline{}}
+	s := &Search{n: n, p: p, workers: workers, baselines: map[string]validation.Baseline{}, below: below(p, p.State.Groups...)}
 	for _, d := range n.Genesis.Domains {
-		_, samples, err := n.Draw(d.Name, cycle, beacons)
+		_, samples, err := n.Draw(p.Tokens, d.Name, cycle, beacons)
 		if err != nil {
 			return nil, err
 		}
-		if s.baselines[d.Name], err = validation.NewBaseline(ctx, n.losses(p.Model, workers), samples); err != nil {
+		if s.baselines[d.Name], err = validation.NewBaseline(ctx, n.losses(p.Model, p.Tokens, workers, s.below), samples); err != nil {
 			return nil, err
 		}
 	}
@@ -92,7 +94,7 @@ func (s *Search) measure(ctx context.Context, accepted []Accepted) (protocol.Mer
 		}
 		s.measured[alpha] = changed
 		for _, d := range s.n.Genesis.Domains { // sorted by name, as the rows must be
-			row, err := validation.MeasureStep(ctx, i, d.Name, s.n.losses(m, s.workers), s.baselines[d.Name])
+			row, err := validation.MeasureStep(ctx, i, d.Name, s.n.losses(m, s.p.Tokens, s.workers, s.below), s.baselines[d.Name])
 			if ctx.Err() != nil {
 				return out, ctx.Err()
 			}
@@ -138,7 +140,7 @@ func (s *Search) Advance(alpha protocol.Rational, dir, from string, emit func(bl
 
 // advance writes p with some tensors replaced.
 func (p *Phi) advance(changed map[string][]float32, dir, from string, emit func(blocks.Block) error) (*Phi, error) {
-	next, previous := &Phi{State: p.State}, p.Link // a pointer into p would keep its model
+	next, previous := &Phi{State: p.State, Tokens: p.Tokens, documents: p.documents}, p.Link // a pointer into p would keep its model
 	next.State.Previous = &previous
 	var err error
 	if next.Model, err = p.Model.Overlay(changed); err != nil {
@@ -148,7 +150,7 @@ func (p *Phi) advance(changed map[string][]float32, dir, from string, emit func(
 	if from != "" {
 		r = reuse{dir: from, parts: p.Parts, changed: changed}
 	}
-	root, parts, err := writeCheckpoint(dir, next.Model, next.State, r, emit)
+	root, parts, err := writeCheckpoint(dir, contentsOf(next), r, emit)
 	if err != nil {
 		return nil, err
 	}

@@ -75,7 +75,7 @@ func expect(t *testing.T, w *world, alpha protocol.Rational, groups ...[]weighte
 	t.Helper()
 	out := map[string][]float32{}
 	for _, g := range groups {
-		want, err := w.p.Expect(g[0].d.Header().Group)
+		want, err := w.n.Expect(w.p, g[0].d.Header().Group)
 		if err != nil {
 			t.Fatal(err)
 		}

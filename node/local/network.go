@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/blockzero-net/bzd/content/checkpoint"
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/training"
 	"github.com/blockzero-net/bzd/training/data"
@@ -21,7 +22,7 @@ type Network struct {
 	Measured func(sequences int)
 
 	probes map[string]validation.Set
-	probe  map[string][]validation.Sample
+	probe  map[string][]data.Sample
 	spare  *training.Spare
 }
 
@@ -40,7 +41,7 @@ func NewNetwork(g protocol.Genesis, sets []*data.Dataset) (*Network, error) {
 	if err := g.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Network{Genesis: g, Data: map[string]*data.Dataset{}, probes: map[string]validation.Set{}, probe: map[string][]validation.Sample{}, spare: &training.Spare{}}
+	n := &Network{Genesis: g, Data: map[string]*data.Dataset{}, probes: map[string]validation.Set{}, probe: map[string][]data.Sample{}, spare: &training.Spare{}}
 	for _, d := range sets {
 		dom, ok := g.Domain(d.Name())
 		if !ok {
@@ -59,19 +60,35 @@ func NewNetwork(g protocol.Genesis, sets []*data.Dataset) (*Network, error) {
 				d.Name(), have, need, (need-have)*int64(n.window())*1000/int64(d.HeldOutPermille())>>10)
 		}
 		n.Data[d.Name()] = d
-		s, err := pool{d, n.window()}.Draw(seedOf("probe", d.Name()), int(g.Params.ProbeSamples), nil)
+		s, err := d.Draw(seedOf("probe", d.Name()), int(g.Params.ProbeSamples), n.window(), nil)
 		if err != nil {
 			return nil, err
 		}
 		n.probe[d.Name()], n.probes[d.Name()] = s, validation.Set{}
 		for _, x := range s {
-			n.probes[d.Name()][x.ID] = struct{}{}
+			n.probes[d.Name()][x.ID()] = struct{}{}
 		}
 	}
 	return n, nil
 }
 
+// window is the bytes of a sample.
 func (n *Network) window() int { return int(n.Genesis.Params.SequenceLength) + 1 }
+
+// seq is how many tokens of a sample the model sees: one for every byte but the last with the byte-level tokenizer, and a
+// quarter of that with another. What a window has more is cut off, and what it has less is not measured.
+func (n *Network) seq(t Tokenizer) int { return max(1, (n.window()-1)/t.bytes()) }
+
+// Sequence is how many tokens of a sample the model of the checkpoint in dir sees.
+func (n *Network) Sequence(dir string) (int, error) {
+	c, err := checkpoint.OpenStrict(dir)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	_, t, err := readConfig(c, dir)
+	return n.seq(t), err
+}
 
 // quota is how many samples a cycle takes from a domain. A group's score has a share of canary samples.
 func (n *Network) quota(domain string) validation.Quota {
@@ -96,8 +113,8 @@ func group(s protocol.ProtocolState, name string) (protocol.Group, error) {
 	return protocol.Group{}, fmt.Errorf("no group %q in this checkpoint, it has %v", name, names)
 }
 
-// Draw returns a cycle's samples of a domain; see validation.Draw.
-func (n *Network) Draw(domain string, cycle uint64, beacons []validation.Beacon) (score, mergeSplit []validation.Sample, err error) {
+// Draw returns a cycle's samples of a domain in the tokens of t; see validation.Draw.
+func (n *Network) Draw(t Tokenizer, domain string, cycle uint64, beacons []validation.Beacon) (score, mergeSplit []validation.Sample, err error) {
 	d, err := n.dataset(domain)
 	if err != nil {
 		return nil, nil, err
@@ -105,7 +122,7 @@ func (n *Network) Draw(domain string, cycle uint64, beacons []validation.Beacon)
 	if most := int(n.Genesis.Params.ExcludeCycles) + 1; len(beacons) > most {
 		beacons = beacons[:most]
 	}
-	return validation.Draw(pool{d, n.window()}, domain, cycle, beacons, n.quota(domain), n.probes[domain])
+	return validation.Draw(pool{d, n.window(), n.seq(t), t}, domain, cycle, beacons, n.quota(domain), n.probes[domain])
 }
 
 // Probe measures the fixed probe of every domain present: the mean loss in nats per token. No decision rests on it.
@@ -115,8 +132,12 @@ func (n *Network) Probe(ctx context.Context, p *Phi, workers int) (map[string]fl
 
 func (n *Network) measureProbe(ctx context.Context, p *Phi, workers int) (map[string]float64, error) {
 	out := map[string]float64{}
-	for domain, samples := range n.probe {
-		l, err := n.losses(p.Model, workers)(ctx, samples)
+	for domain, drawn := range n.probe {
+		samples := make([]validation.Sample, len(drawn))
+		for i, s := range drawn {
+			samples[i] = validation.Sample{ID: s.ID(), Document: s.Document, Tokens: p.Tokens.sample(s.Text, n.seq(p.Tokens))}
+		}
+		l, err := n.losses(p.Model, p.Tokens, workers, nil)(ctx, samples)
 		if err != nil {
 			return nil, err
 		}
@@ -129,9 +150,23 @@ func (n *Network) measureProbe(ctx context.Context, p *Phi, workers int) (map[st
 	return out, nil
 }
 
-// losses is a model as validation sees it.
-func (n *Network) losses(m *model.Model, workers int) validation.Losses {
-	e := training.Evaluator{Seq: n.window() - 1, Workers: workers, Spare: n.spare}
+// belowLimit bounds what one measurement keeps of the unchanged model.
+const belowLimit = 1 << 30
+
+// below keeps what Φ computes below the experts of some groups.
+func below(p *Phi, groups ...protocol.Group) *training.Below {
+	layer := p.Model.Layers - 1
+	for _, g := range groups {
+		for _, e := range g.Experts {
+			layer = min(layer, int(e.Layer))
+		}
+	}
+	return training.NewBelow(p.Model, layer, belowLimit)
+}
+
+// losses is a model as validation sees it. below, which may be nil, is shared by the models of one measurement.
+func (n *Network) losses(m *model.Model, t Tokenizer, workers int, below *training.Below) validation.Losses {
+	e := training.Evaluator{Seq: n.seq(t), Workers: workers, Spare: n.spare, Below: below}
 	return func(ctx context.Context, samples []validation.Sample) ([]int64, error) {
 		sequences := make([][]int32, len(samples))
 		for i, s := range samples {

@@ -28,7 +28,7 @@ func TestNewNetworkData(t *testing.T) {
 	if got := slices.Collect(maps.Keys(n.Data)); !slices.Equal(got, []string{prose}) {
 		t.Errorf("the network has text of %v", got)
 	}
-	if _, _, err := n.Draw(ledger, 0, local.Beacons("x", 0)); !errors.Is(err, local.ErrNoData) || !strings.Contains(err.Error(), "--data ledger=DIR") {
+	if _, _, err := n.Draw(local.Tokenizer{}, ledger, 0, local.Beacons("x", 0)); !errors.Is(err, local.ErrNoData) || !strings.Contains(err.Error(), "--data ledger=DIR") {
 		t.Errorf("drawing from a missing domain: %v", err)
 	}
 
@@ -144,7 +144,7 @@ func TestDraw(t *testing.T) {
 			cycles = 6 // each sample has to be searched for
 		}
 		for cycle := range cycles {
-			a, b, err := w.n.Draw(d.Name(), cycle, local.Beacons("draw", cycle))
+			a, b, err := w.n.Draw(local.Tokenizer{}, d.Name(), cycle, local.Beacons("draw", cycle))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -177,11 +177,11 @@ func TestDraw(t *testing.T) {
 func TestDrawForgets(t *testing.T) {
 	w := shared(t)
 	long := local.Beacons("draw", 9)
-	a, b, err := w.n.Draw(ledger, 9, long)
+	a, b, err := w.n.Draw(local.Tokenizer{}, ledger, 9, long)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, d, err := w.n.Draw(ledger, 9, long[:2])
+	c, d, err := w.n.Draw(local.Tokenizer{}, ledger, 9, long[:2])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,10 +197,10 @@ func TestLoadPhi(t *testing.T) {
 	if _, err := local.LoadPhi(w.b, t.TempDir()); err == nil {
 		t.Error("an empty directory was loaded")
 	}
-	if _, err := w.p.Expect("poetry"); err == nil || !strings.Contains(err.Error(), "[ledger math]") {
+	if _, err := w.n.Expect(w.p, "poetry"); err == nil || !strings.Contains(err.Error(), "[ledger math]") {
 		t.Errorf("a group that is not there: %v", err)
 	}
-	e, err := w.p.Expect(ledger)
+	e, err := w.n.Expect(w.p, ledger)
 	if err != nil || e.Base != w.p.Link || e.Group != ledger || len(e.Tensors) != w.p.Model.Layers*(1+3*2) {
 		t.Errorf("%s of %s with %d tensors, %v", e.Group, e.Base, len(e.Tensors), err)
 	}

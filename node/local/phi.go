@@ -2,15 +2,12 @@ package local
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 
 	"github.com/blockzero-net/bzd/content/checkpoint"
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/training/backend"
 	"github.com/blockzero-net/bzd/training/delta"
 	"github.com/blockzero-net/bzd/training/model"
-	"github.com/blockzero-net/bzd/training/tokenizer"
 )
 
 // Phi is a checkpoint loaded for computing.
@@ -20,7 +17,11 @@ type Phi struct {
 	Model *model.Model
 	Parts checkpoint.Parts // the files it was read from
 
-	spent bool // Model is for one training run, which changes it
+	Tokens Tokenizer
+
+	documents map[string][]byte // config.json, the tokenizer and what else came with the model; nil: this build's own
+	spent     bool              // Model is for one training run, which changes it
+	mapped    *mapped           // the files that Model lies in; nil if it is in memory
 }
 
 // LoadPhi opens the checkpoint in dir. Every weight must be finite, every group's experts in the model.
@@ -29,10 +30,15 @@ func LoadPhi(b backend.Backend, dir string) (*Phi, error) {
 }
 
 // loader makes a model of weights.
-type loader func(model.Config, model.Source) (*model.Model, error)
+type loader func(model.Config, *weights) (*model.Model, error)
 
 func whole(b backend.Backend) loader {
-	return func(c model.Config, src model.Source) (*model.Model, error) { return model.New(b, c, src) }
+	return func(c model.Config, w *weights) (*model.Model, error) {
+		if err := checkMemory(b, c); err != nil {
+			return nil, err
+		}
+		return model.New(b, c, w.read)
+	}
 }
 
 // LoadVerified is LoadPhi of a directory that is known to be the checkpoint of that link and those parts: its files are
@@ -68,11 +74,24 @@ func openPhi(dir string, load loader, spent bool) (*Phi, error) {
 	}
 	defer c.Close()
 	p := &Phi{spent: spent}
-	if p.Model, err = loadModel(c, dir, load); err != nil {
-		return nil, err
+	return p, p.read(c, dir, load)
+}
+
+// read fills p from an opened checkpoint.
+func (p *Phi) read(c *checkpoint.Checkpoint, dir string, load loader) error {
+	config, tokens, err := readConfig(c, dir)
+	if err != nil {
+		return err
 	}
-	p.State, err = decodeState(c, dir, p.Model.Config)
-	return p, err
+	p.Tokens = tokens
+	if p.documents, err = readDocuments(c); err != nil {
+		return err
+	}
+	if p.State, err = decodeState(c, dir, config); err != nil {
+		return err
+	}
+	p.Model, err = loadModel(c, dir, config, load)
+	return err
 }
 
 // LoadNext opens the checkpoint in dir, which is known to be the one of that link and those parts, as a successor of p:
@@ -80,7 +99,7 @@ func openPhi(dir string, load loader, spent bool) (*Phi, error) {
 // configuration it is LoadPhi.
 func (p *Phi) LoadNext(dir string, link protocol.Link, parts checkpoint.Parts) (*Phi, error) {
 	same := parts.Same(p.Parts)
-	for _, name := range append(tokenizerFiles(), checkpoint.ConfigName) {
+	for name := range p.documents {
 		if _, ok := same[name]; !ok {
 			return LoadPhi(p.Model.Backend(), dir)
 		}
@@ -90,22 +109,22 @@ func (p *Phi) LoadNext(dir string, link protocol.Link, parts checkpoint.Parts) (
 		return nil, err
 	}
 	defer c.Close()
+	w, err := openWeights(c, dir, p.Model.Config)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
 	changed := map[string][]float32{}
 	for _, s := range p.Model.Specs() {
-		info, err := c.Tensor(s.Name)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w: %w", dir, model.ErrWeights, err)
-		}
-		if _, ok := same[info.File]; ok {
+		if _, ok := same[w.at[s.Name].info.File]; ok {
 			continue
 		}
-		v := make([]float32, s.Len())
-		if err := readWeight(c, s, v); err != nil {
+		v, err := w.load(s)
+		if err != nil {
 			return nil, fmt.Errorf("%s: %w: %s: %w", dir, model.ErrWeights, s.Name, err)
 		}
 		changed[s.Name] = v
 	}
-	next := &Phi{Link: link, Parts: parts}
+	next := &Phi{Link: link, Parts: parts, Tokens: p.Tokens, documents: p.documents}
 	if next.Model, err = p.Model.Overlay(changed); err != nil {
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
@@ -113,60 +132,47 @@ func (p *Phi) LoadNext(dir string, link protocol.Link, parts checkpoint.Parts) (
 	return next, err
 }
 
-// tokenizerFiles are the names of the tokenizer's documents.
-func tokenizerFiles() []string { return slices.Sorted(maps.Keys(tokenizer.Files())) }
-
-// readConfig reads config.json and checks the tokenizer of an opened checkpoint.
-func readConfig(c *checkpoint.Checkpoint, dir string) (model.Config, error) {
-	fail := func(err error) (model.Config, error) { return model.Config{}, err }
+// readConfig reads config.json and the tokenizer of an opened checkpoint.
+func readConfig(c *checkpoint.Checkpoint, dir string) (model.Config, Tokenizer, error) {
 	raw, err := c.Document(checkpoint.ConfigName)
 	if err != nil {
-		return fail(err)
+		return model.Config{}, Tokenizer{}, err
 	}
 	config, err := model.ParseConfig(raw)
 	if err != nil {
-		return fail(fmt.Errorf("%s: %w", dir, err))
+		return model.Config{}, Tokenizer{}, fmt.Errorf("%s: %w", dir, err)
 	}
-	if raw, err = c.Document(tokenizer.JSONFile); err != nil {
-		return fail(fmt.Errorf("%s: %s: %w", dir, tokenizer.JSONFile, err))
+	t, err := readTokenizer(c, dir, config)
+	return config, t, err
+}
+
+// readDocuments reads all documents but the protocol's state.
+func readDocuments(c *checkpoint.Checkpoint) (map[string][]byte, error) {
+	all := map[string][]byte{}
+	for _, name := range c.Documents() {
+		if name == stateFile {
+			continue
+		}
+		raw, err := c.Document(name)
+		if err != nil {
+			return nil, err
+		}
+		all[name] = raw
 	}
-	if _, err := tokenizer.Parse(raw); err != nil {
-		return fail(fmt.Errorf("%s: %w", dir, err))
-	}
-	if config.Vocab < tokenizer.VocabSize {
-		return fail(fmt.Errorf("%s: config.json: vocab_size %d, the tokenizer has %d", dir, config.Vocab, tokenizer.VocabSize))
-	}
-	return config, nil
+	return all, nil
 }
 
 // loadModel reads all weights of an opened checkpoint.
-func loadModel(c *checkpoint.Checkpoint, dir string, load loader) (*model.Model, error) {
-	config, err := readConfig(c, dir)
+func loadModel(c *checkpoint.Checkpoint, dir string, config model.Config, load loader) (*model.Model, error) {
+	w, err := openWeights(c, dir, config)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
-	m, err := load(config, func(s model.Spec, dst []float32) error { return readWeight(c, s, dst) })
+	m, err := load(config, w)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
 	return m, nil
-}
-
-// readWeight fills dst with a tensor, which must have the shape that the configuration wants, and be finite.
-func readWeight(c *checkpoint.Checkpoint, s model.Spec, dst []float32) error {
-	info, err := c.Tensor(s.Name)
-	if err != nil {
-		return err
-	}
-	if len(info.Shape) != len(s.Shape) {
-		return fmt.Errorf("shape %v in %s, config.json wants %v", info.Shape, info.File, s.Shape)
-	}
-	for i, d := range s.Shape {
-		if info.Shape[i] != int64(d) {
-			return fmt.Errorf("shape %v in %s, config.json wants %v", info.Shape, info.File, s.Shape)
-		}
-	}
-	return readTensor(c, s, dst)
 }
 
 // layout lists a group's tensors in the order of a delta.
@@ -174,13 +180,17 @@ func (p *Phi) layout(g protocol.Group) []delta.Tensor {
 	return delta.Layout(g, p.Model.Dim, p.Model.Width)
 }
 
-// Expect is what a delta of a group must be.
-func (p *Phi) Expect(name string) (delta.Expect, error) {
+// Expect is what a delta of a group of p must be.
+func (n *Network) Expect(p *Phi, name string) (delta.Expect, error) {
 	g, err := group(p.State, name)
 	if err != nil {
 		return delta.Expect{}, err
 	}
-	return delta.Expect{Base: p.Link, Group: name, Tensors: p.layout(g)}, nil
+	return n.expect(p, g), nil
+}
+
+func (n *Network) expect(p *Phi, g protocol.Group) delta.Expect {
+	return delta.Expect{Base: p.Link, Group: g.Name, Tensors: p.layout(g), TopK: int(n.Genesis.Params.TopK)}
 }
 
 // read returns the values that an entry of a delta is about: a whole tensor, or some rows of a router.

@@ -65,17 +65,14 @@ type routing struct {
 //
 // where w is General for the canary and ½ for each other domain. The sums are exact-arithmetic products, the solution is
 // float64 in a fixed order, so the plan is the same everywhere.
-func Plan(base *model.Model, sets []*data.Dataset, canary string, o PlanOptions) ([]Admission, error) {
+func Plan(from *Phi, sets []*data.Dataset, canary string, o PlanOptions) ([]Admission, error) {
+	base := from.Model
 	if err := o.validate(base.Experts); err != nil {
 		return nil, err
 	}
-	stats := make([][]routing, len(sets))
-	for i, d := range sets {
-		s, err := labelled(context.Background(), Evaluation, func(context.Context) ([]routing, error) { return measureRouting(base, d, o.Windows) })
-		if err != nil {
-			return nil, err
-		}
-		stats[i] = s
+	stats, err := measureAll(from, sets, o.Windows)
+	if err != nil {
+		return nil, err
 	}
 	var out []Admission
 	next := base.Experts
@@ -109,12 +106,26 @@ func Plan(base *model.Model, sets []*data.Dataset, canary string, o PlanOptions)
 	return out, nil
 }
 
-// planBatch is how many windows go through the base at a time.
-const planBatch = 16
+// planBatch is how many windows go through the base at a time, planSeq their tokens if it has that many positions.
+const planBatch, planSeq = 16, 128
 
-func measureRouting(m *model.Model, d *data.Dataset, windows int) ([]routing, error) {
-	seq := m.Positions
-	src, err := newSource(d, seedOf("plan", d.Name()), seq)
+// measureAll measures every dataset.
+func measureAll(base *Phi, sets []*data.Dataset, windows int) ([][]routing, error) {
+	stats := make([][]routing, len(sets))
+	for i, d := range sets {
+		s, err := labelled(context.Background(), Evaluation, func(context.Context) ([]routing, error) { return measureRouting(base, d, windows) })
+		if err != nil {
+			return nil, err
+		}
+		stats[i] = s
+	}
+	return stats, nil
+}
+
+func measureRouting(base *Phi, d *data.Dataset, windows int) ([]routing, error) {
+	m := base.Model
+	seq := min(m.Positions, planSeq)
+	src, err := newSource(d, seedOf("plan", d.Name()), seq*base.Tokens.bytes()+1, seq, base.Tokens)
 	if err != nil {
 		return nil, err
 	}

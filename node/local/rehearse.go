@@ -11,17 +11,17 @@ import (
 	"github.com/blockzero-net/bzd/training"
 	"github.com/blockzero-net/bzd/training/backend"
 	"github.com/blockzero-net/bzd/training/delta"
-	"github.com/blockzero-net/bzd/training/optim"
 )
 
 // RehearseOptions say what to rehearse.
 type RehearseOptions struct {
 	Cycles  int
-	Miners  int    // per group
-	Seed    string // of miners and beacons
-	Dir     string // checkpoints go to cycle-0001 and so on below it
-	Workers int    // jobs at a time
-	Tokens  int64  // per miner and cycle; 0 means the default
+	Miners  int                 // per group
+	Seed    string              // of miners and beacons
+	Dir     string              // checkpoints go to cycle-0001 and so on below it
+	Workers int                 // jobs at a time
+	Tokens  int64               // per miner and cycle; 0 means the default
+	Tune    func(*TrainOptions) // changes how miners train; may be nil
 
 	// Training is called while a miner trains, from several goroutines; Done after every cycle. Either may be nil.
 	Training func(cycle int, miner string, p training.Progress)
@@ -64,12 +64,12 @@ type SubmissionReport struct {
 // rehearsal is the state between cycles.
 type rehearsal struct {
 	RehearseOptions
-	n       *Network
-	b       backend.Backend
-	phi     *Phi
-	miners  []miner
-	moments []*optim.State
-	probe   map[string]float64
+	n      *Network
+	b      backend.Backend
+	phi    *Phi
+	miners []miner
+	memory []Memory
+	probe  map[string]float64
 }
 
 type miner struct {
@@ -95,7 +95,7 @@ func Rehearse(ctx context.Context, b backend.Backend, n *Network, start string, 
 			r.miners = append(r.miners, m)
 		}
 	}
-	r.moments = make([]*optim.State, len(r.miners))
+	r.memory = make([]Memory, len(r.miners))
 	if r.probe, err = n.Probe(ctx, phi, o.Workers); err != nil {
 		return protocol.Link{}, "", err
 	}
@@ -175,12 +175,15 @@ func (r *rehearsal) train(ctx context.Context, t int) ([]Submission, error) {
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			o := DefaultTrain(m.group, r.Seed+"/"+m.name, uint64(t))
+			o := r.n.DefaultTrain(m.group, r.Seed+"/"+m.name, uint64(t))
 			if r.Tokens > 0 {
 				o.Tokens = r.Tokens
 			}
-			o.Moments = r.moments[i]
-			d, moments, err := Train(ctx, r.n, r.phi, o, func(p training.Progress) {
+			if r.Tune != nil {
+				r.Tune(&o)
+			}
+			o.Memory = r.memory[i]
+			d, memory, err := Train(ctx, r.n, r.phi, o, func(p training.Progress) {
 				if r.Training != nil {
 					r.Training(t, m.name, p)
 				}
@@ -189,10 +192,11 @@ func (r *rehearsal) train(ctx context.Context, t int) ([]Submission, error) {
 			switch {
 			case errors.Is(err, training.ErrDiverged), errors.Is(err, delta.ErrRange):
 				subs[i].Status, subs[i].Reason = protocol.StatusOffline, err.Error()
+				r.memory[i].Feedback = nil // it may be the reason
 			case err != nil:
 				errs[i] = err
 			default:
-				r.moments[i] = &moments
+				r.memory[i] = memory
 				subs[i].Bytes = int64(d.Header().Size)
 			}
 		})

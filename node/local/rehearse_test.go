@@ -117,11 +117,11 @@ func TestRehearseByHand(t *testing.T) {
 	o := local.RehearseOptions{Cycles: 2, Miners: 1, Seed: "x", Dir: t.TempDir(), Workers: 1, Tokens: 8 * 2 * 48}
 	reports, _ := rehearse(t, w, o)
 	n, p := w.n, w.p
-	options := local.DefaultTrain(ledger, "x/ledger-1", 0)
+	options := w.n.DefaultTrain(ledger, "x/ledger-1", 0)
 	options.Tokens = o.Tokens
 	for cycle, r := range reports {
 		options.Cycle = uint64(cycle)
-		d, moments, err := local.Train(t.Context(), n, p, options, nil)
+		d, memory, err := local.Train(t.Context(), n, p, options, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -133,7 +133,7 @@ func TestRehearseByHand(t *testing.T) {
 		if got.Miner != "ledger-1" || got.Gain != float64(rows[0].Gain)/1e9 || got.StdErr != float64(rows[0].StdErr)/1e9 || got.Bytes != int64(len(payload(t, d))) {
 			t.Errorf("cycle %d: %+v, by hand %+v", cycle, got, rows[0])
 		}
-		options.Moments = &moments
+		options.Memory = memory
 		if p, err = local.LoadPhi(w.b, filepath.Join(o.Dir, fmt.Sprintf("cycle-%04d", cycle+1))); err != nil {
 			t.Fatal(err)
 		}

@@ -3,8 +3,10 @@ package local
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/blockzero-net/bzd/internal/protocol"
+	"github.com/blockzero-net/bzd/training"
 	"github.com/blockzero-net/bzd/training/delta"
 	"github.com/blockzero-net/bzd/training/model"
 	"github.com/blockzero-net/bzd/validation"
@@ -72,7 +74,11 @@ func (p *Phi) moved(steps []step, alpha protocol.Rational) (map[string][]float32
 // Score measures the submissions to one group on a cycle's split A: a row each, in their order.
 func (n *Network) Score(ctx context.Context, p *Phi, name string, cycle uint64, beacons []validation.Beacon, subs []Submission, workers int) ([]protocol.Row, error) {
 	return labelled(ctx, Evaluation, func(ctx context.Context) ([]protocol.Row, error) {
-		return n.score(ctx, p, name, cycle, beacons, subs, workers)
+		rows, err := n.score(ctx, p, name, cycle, beacons, subs, workers)
+		if err == nil {
+			err = p.unchanged()
+		}
+		return rows, err
 	})
 }
 
@@ -81,35 +87,113 @@ func (n *Network) score(ctx context.Context, p *Phi, name string, cycle uint64, 
 	if err != nil {
 		return nil, err
 	}
-	var baselines []validation.Baseline
+	type drawn struct {
+		samples []validation.Sample
+		base    []int64
+	}
+	var domains []drawn
 	for _, domain := range []string{g.Domain, n.Genesis.Canary} {
 		if n.quota(domain).Score == 0 {
 			continue
 		}
-		samples, _, err := n.Draw(domain, cycle, beacons)
+		samples, _, err := n.Draw(p.Tokens, domain, cycle, beacons)
 		if err != nil {
 			return nil, err
 		}
-		b, err := validation.NewBaseline(ctx, n.losses(p.Model, workers), samples)
-		if err != nil {
-			return nil, err
-		}
-		baselines = append(baselines, b)
+		domains = append(domains, drawn{samples: samples})
 	}
 	rows := make([]protocol.Row, len(subs))
+	var good []int // submissions to measure
 	for i, s := range subs {
-		if s.Status != protocol.StatusOK {
-			rows[i] = protocol.Row{Miner: s.Miner, Status: s.Status}
-			continue
+		rows[i] = protocol.Row{Miner: s.Miner, Status: s.Status}
+		if s.Status == protocol.StatusOK {
+			good = append(good, i)
 		}
-		m, err := p.with([]step{single(g, s.Delta)}, protocol.Rational{Num: 1, Den: 1})
-		if err != nil { // finite units on finite weights overflow only if the sum does
-			rows[i] = protocol.Row{Miner: s.Miner, Status: protocol.StatusInvalid}
-			continue
+	}
+	for part := range slices.Chunk(good, p.together(g)) {
+		models, measured := []*model.Model{p.Model}, []int{}
+		for _, i := range part {
+			m, err := p.with([]step{single(g, subs[i].Delta)}, protocol.Rational{Num: 1, Den: 1})
+			if err != nil { // finite units on finite weights overflow only if the sum does
+				rows[i].Status = protocol.StatusInvalid
+				continue
+			}
+			models, measured = append(models, m), append(measured, i)
 		}
-		if rows[i], err = validation.Measure(ctx, s.Miner, n.losses(m, workers), baselines...); err != nil {
-			return nil, err
+		baselines, updated := make([]validation.Baseline, len(domains)), make([][]training.Measured, len(domains))
+		for k := range domains {
+			d := &domains[k]
+			if d.base != nil { // Φ was measured with the part before
+				models[0] = nil
+			}
+			all, err := n.each(ctx, p, models, d.samples, workers)
+			if err != nil {
+				return nil, err
+			}
+			if d.base == nil {
+				if err := all[0].Err; err != nil {
+					return nil, err
+				}
+				d.base = all[0].Losses
+			}
+			baselines[k], updated[k] = validation.Baseline{Samples: d.samples, Losses: d.base}, all[1:]
+		}
+		for j, i := range measured {
+			k := 0 // Measure asks for the baselines in their order
+			if rows[i], err = validation.Measure(ctx, subs[i].Miner, func(context.Context, []validation.Sample) ([]int64, error) {
+				k++
+				return updated[k-1][j].Losses, updated[k-1][j].Err
+			}, baselines...); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return rows, nil
+}
+
+// overlayLimit bounds what the deltas that are measured together take in memory, in bytes.
+const overlayLimit = 1 << 30
+
+// together is how many deltas of a group are measured in one pass.
+func (p *Phi) together(g protocol.Group) int {
+	values := 0
+	routers := map[string]bool{}
+	for _, t := range p.layout(g) {
+		if t.Rows == nil {
+			values += p.Model.Dim * p.Model.Width
+		} else if name := t.CheckpointName(); !routers[name] {
+			routers[name] = true
+			values += p.Model.Experts * p.Model.Dim
+		}
+	}
+	return max(1, overlayLimit/(4*values))
+}
+
+// each measures models, overlays of Φ or Φ itself, on samples; nil ones are left out.
+func (n *Network) each(ctx context.Context, p *Phi, models []*model.Model, samples []validation.Sample, workers int) ([]training.Measured, error) {
+	e := training.Evaluator{Seq: n.seq(p.Tokens), Workers: workers, Spare: n.spare}
+	sequences := make([][]int32, len(samples))
+	for i, s := range samples {
+		sequences[i] = s.Tokens
+	}
+	var some []*model.Model
+	for _, m := range models {
+		if m != nil {
+			some = append(some, m)
+		}
+	}
+	measured, err := e.Each(ctx, p.Model, some, sequences)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]training.Measured, len(models))
+	for i, m := range models {
+		if m != nil {
+			out[i], measured = measured[0], measured[1:]
+			if n.Measured != nil {
+				n.Measured(len(sequences))
+			}
+		}
+	}
+	return out, nil
 }

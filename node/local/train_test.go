@@ -26,7 +26,7 @@ func TestTrainScope(t *testing.T) {
 	if !maps.Equal(before, weights(w.p.Model)) {
 		t.Error("training has changed the shared checkpoint")
 	}
-	want, err := w.p.Expect(ledger)
+	want, err := w.n.Expect(w.p, ledger)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,14 +66,14 @@ func TestTrainSeeds(t *testing.T) {
 	if sameDelta(t, d, w.train(t, o)) {
 		t.Error("replay changes nothing")
 	}
-	_, moments, err := local.Train(t.Context(), w.n, w.p, brief(ledger, "one"), nil)
+	_, memory, err := local.Train(t.Context(), w.n, w.p, brief(ledger, "one"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	o = brief(ledger, "one")
-	o.Moments = &moments
-	if moments.Steps == 0 || sameDelta(t, d, w.train(t, o)) {
-		t.Errorf("the moments of %d steps change nothing", moments.Steps)
+	o.Memory = memory
+	if memory.Moments.Steps == 0 || sameDelta(t, d, w.train(t, o)) {
+		t.Errorf("the moments of %d steps change nothing", memory.Moments.Steps)
 	}
 }
 
@@ -128,7 +128,7 @@ func interrupt(t *testing.T, w *world, o local.TrainOptions, step int) {
 
 func TestTrainResumes(t *testing.T) {
 	w := tinyWorld(t)
-	want, wantMoments, err := local.Train(t.Context(), w.n, w.p, brief(maths, "x"), nil)
+	want, wantMemory, err := local.Train(t.Context(), w.n, w.p, brief(maths, "x"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,14 +138,14 @@ func TestTrainResumes(t *testing.T) {
 		interrupt(t, w, o, step)
 	}
 	var steps []int
-	got, moments, err := local.Train(t.Context(), w.n, w.p, o, func(p training.Progress) { steps = append(steps, p.Step) })
+	got, memory, err := local.Train(t.Context(), w.n, w.p, o, func(p training.Progress) { steps = append(steps, p.Step) })
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !slices.Equal(steps, []int{briefSteps}) {
 		t.Errorf("the last run made steps %v, want %d alone", steps, briefSteps)
 	}
-	if !sameDelta(t, got, want) || !reflect.DeepEqual(moments, wantMoments) {
+	if !sameDelta(t, got, want) || !reflect.DeepEqual(memory, wantMemory) {
 		t.Error("an interrupted run gives another delta or other moments")
 	}
 	if err := local.RemoveState(o.StatePath); err != nil {
@@ -192,7 +192,7 @@ func TestTrainCrash(t *testing.T) {
 func TestTrainIdentity(t *testing.T) {
 	w := tinyWorld(t)
 	o := brief(ledger, "x")
-	_, moments, err := local.Train(t.Context(), w.n, w.p, o, nil)
+	_, memory, err := local.Train(t.Context(), w.n, w.p, o, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,7 +207,7 @@ func TestTrainIdentity(t *testing.T) {
 		"replay":  func(o *local.TrainOptions) { o.Replay = 0 },
 		"rate":    func(o *local.TrainOptions) { o.LearningRate *= 2 },
 		"warmup":  func(o *local.TrainOptions) { o.Warmup++ },
-		"moments": func(o *local.TrainOptions) { o.Moments = &moments },
+		"moments": func(o *local.TrainOptions) { o.Memory = memory },
 	} {
 		other := o
 		change(&other)

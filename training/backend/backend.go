@@ -5,6 +5,9 @@ import "errors"
 // ErrOutOfMemory is wrapped by what Sync returns when the device has too little memory. Smaller batches help.
 var ErrOutOfMemory = errors.New("out of device memory")
 
+// ErrUnsupported is wrapped by what Sync returns after an operation that the backend does not compute. It does not go away.
+var ErrUnsupported = errors.New("operation not computed by this backend")
+
 // Buffer is a run of float32 in the backend's memory. Buffers of one backend are not understood by another.
 type Buffer interface {
 	// Len is the number of values.
@@ -34,6 +37,7 @@ type Backend interface {
 	Norm
 	Attention
 	Mixture
+	Block
 	Loss
 	Optimizer
 }
@@ -148,6 +152,24 @@ type Mixture interface {
 	MixtureGrad(dx, dlogits, dy, x Buffer, experts []Expert, grads []ExpertGrad, m Mix, balance float32)
 }
 
+// Block is what layers hold besides in some families of models: biases, rotary embedding without a norm per head, and an
+// expert that every token goes through. Weights and biases are float32, and so are gates.
+type Block interface {
+	// AddBias adds bias to every row of x.
+	AddBias(x, bias Buffer)
+	// Rotate sets y to x with each of the heads of a row, dim values each, rotated by the row's position in its sequence of
+	// seq rows, or with back by that angle the other way, which is the gradient. y may be x.
+	Rotate(y, x Buffer, r Rope, dim, heads, seq int, back bool)
+	// SwiGLU sets y = silu(gate)·up.
+	SwiGLU(y, gate, up Buffer)
+	// SwiGLUGrad sets dgate and dup.
+	SwiGLUGrad(dgate, dup, dy, gate, up Buffer)
+	// AddGated adds sigmoid(gate)·x to y, for one gate per row.
+	AddGated(y, x, gate Buffer)
+	// AddGatedGrad sets dx, and dgate, one per row.
+	AddGatedGrad(dx, dgate, dy, x, gate Buffer)
+}
+
 // Loss covers both ends of the model: embedding lookup and cross-entropy.
 type Loss interface {
 	// Embed gathers rows of table [vocab, dim]; EmbedGrad adds dy to the rows of dtable, float32.
@@ -176,4 +198,21 @@ type Optimizer interface {
 	AdamW(p, m, v, g Buffer, h AdamW)
 	// SumSquares returns Σ x² of every buffer.
 	SumSquares(x []Buffer) []float32
+}
+
+// HalfMoments is implemented by backends that can keep an optimizer's moments in bfloat16, in the host's memory.
+type HalfMoments interface {
+	// AdamWHalf is AdamW for moments that are rounded to bfloat16 when p has been moved: docs/spec/exact.md.
+	AdamWHalf(p Buffer, m, v []uint16, g Buffer, h AdamW)
+}
+
+// Mapper is implemented by backends that can multiply by matrices where they lie in a file, so that a model may be larger
+// than memory.
+type Mapper interface {
+	// Map makes a frozen weight [out, in] of the little-endian values at raw, bfloat16 ones if half, otherwise float32. They
+	// are not copied, and must stay there as long as the weight is used; what cannot be read any more is reported by Sync.
+	// It fails if a value is not finite. The weight is nil if the values cannot be used where they lie.
+	Map(raw []byte, half bool, out, in int) (Weight, error)
+	// Values copies the values of a weight, a mapped one too.
+	Values(dst []float32, w Weight)
 }

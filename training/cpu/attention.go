@@ -1,15 +1,11 @@
 package cpu
 
-import (
-	"math"
-
-	"github.com/blockzero-net/bzd/training/backend"
-)
+import "github.com/blockzero-net/bzd/training/backend"
 
 // attendRows is the height of a block of rows that share their causal horizon; part of docs/spec/exact.md.
 const attendRows = 16
 
-// attn keeps the probabilities, [rows/Seq, Heads, Seq, Seq rounded up to 16].
+// attn keeps the probabilities, [rows/Seq, Heads, Seq, Seq rounded up to 16], or nothing.
 type attn struct {
 	backend.AttentionShape
 	probs []float32
@@ -18,8 +14,12 @@ type attn struct {
 func (a *attn) Shape() backend.AttentionShape { return a.AttentionShape }
 
 // NewAttn allocates for rows rows.
-func (b *Backend) NewAttn(s backend.AttentionShape, rows int, _ bool) backend.Attn {
-	return &attn{s, make([]float32, rows/s.Seq*s.Heads*s.Seq*s.Padded())}
+func (b *Backend) NewAttn(s backend.AttentionShape, rows int, keep bool) backend.Attn {
+	a := &attn{AttentionShape: s}
+	if keep {
+		a.probs = make([]float32, rows/s.Seq*s.Heads*s.Seq*s.Padded())
+	}
+	return a
 }
 
 // Attention runs over pairs of a sequence and a key-value head.
@@ -28,30 +28,25 @@ func (b *Backend) Attention(out, q, k, v backend.Buffer, a backend.Attn) {
 	t, hd, pad := s.Seq, s.HeadDim, s.Padded()
 	qw, kw, group := s.Heads*hd, s.KVHeads*hd, s.Heads/s.KVHeads
 	scale := attentionScale(hd)
-	b.par(len(Q)/qw/t*s.KVHeads, func(item int) {
+	b.par(len(Q)/qw/t*s.KVHeads, func(w *work, item int) {
 		seq, kv := item/s.KVHeads, item%s.KVHeads
-		kbuf, vbuf := b.scratch(panelLen(hd, t)), b.scratch(panelLen(t, hd))
-		kp := packNT(kbuf, K[seq*t*kw+kv*hd:], hd, t, kw)
-		vp := packNN(vbuf, V[seq*t*kw+kv*hd:], t, hd, kw)
+		np, nv := panels(hd, t), panels(t, hd)
+		buf := w.scratch(np + nv + attendRows*pad)
+		kp := b.packed(w, buf, right{f: K[seq*t*kw+kv*hd:], row: kw, turned: true}, hd, t)
+		vp := b.packed(w, buf[np:], right{f: V[seq*t*kw+kv*hd:], row: kw}, t, hd)
 		for h := kv * group; h < (kv+1)*group; h++ {
-			qv := view{Q[seq*t*qw+h*hd:], qw, 1}
-			p := P[(seq*s.Heads+h)*t*pad:][:t*pad]
+			out := O[seq*t*qw+h*hd:]
 			for lo := 0; lo < t; lo += attendRows {
 				hi := min(lo+attendRows, t)
-				b.product(p, pad, qv, kp.sub(0, hd, hi), lo, hi, false)
-				for i := lo; i < hi; i++ {
-					row := p[i*pad:][:lo+attendRows]
-					for j := i + 1; j < len(row); j++ {
-						row[j] = float32(math.Inf(-1))
-					}
-					sum := b.expSum(row, row, scale, b.maximum(row)*scale)
-					b.kernels.scale(row, row, 1/sum)
+				p := buf[np+nv:]
+				if P != nil {
+					p = P[((seq*s.Heads+h)*t+lo)*pad:]
 				}
-				b.product(O[seq*t*qw+h*hd:], qw, view{p, pad, 1}, vp.sub(0, hi, hd), lo, hi, false)
+				b.product(w, p, pad, view{Q[(seq*t+lo)*qw+h*hd:], qw, 1}, kp, hd, 0, hi-lo, 0, hi, false)
+				b.softmax(p, hi-lo, pad, lo+attendRows, scale)
+				b.product(w, out[lo*qw:], qw, view{p, pad, 1}, vp, hi, 0, hi-lo, 0, hd, false)
 			}
 		}
-		b.release(kbuf)
-		b.release(vbuf)
 	})
 }
 
@@ -65,36 +60,35 @@ func (b *Backend) AttentionGrad(dq, dk, dv, dout, _, q, k, v backend.Buffer, a b
 	t, hd, pad := s.Seq, s.HeadDim, s.Padded()
 	qw, kw, group := s.Heads*hd, s.KVHeads*hd, s.Heads/s.KVHeads
 	scale := attentionScale(hd)
-	b.par(len(Q)/qw/t*s.KVHeads, func(item int) {
+	b.par(len(Q)/qw/t*s.KVHeads, func(w *work, item int) {
 		seq, kv := item/s.KVHeads, item%s.KVHeads
-		n := panelLen(t, hd)
-		buf := b.scratch(3*n + panelLen(hd, t) + t*pad)
-		kp := packNN(buf, K[seq*t*kw+kv*hd:], t, hd, kw)
-		vp := packNT(buf[3*n:], V[seq*t*kw+kv*hd:], hd, t, kw)
-		ds := buf[3*n+panelLen(hd, t):]
+		n := panels(t, hd)
+		buf := w.scratch(3*n + panels(hd, t) + t*pad)
+		kp := b.packed(w, buf, right{f: K[seq*t*kw+kv*hd:], row: kw}, t, hd)
+		vp := b.packed(w, buf[3*n:], right{f: V[seq*t*kw+kv*hd:], row: kw, turned: true}, hd, t)
+		ds := buf[3*n+panels(hd, t):]
 		for h := kv * group; h < (kv+1)*group; h++ {
 			qoff := seq*t*qw + h*hd
-			op := packNN(buf[n:], DO[qoff:], t, hd, qw)
-			qp := packNN(buf[2*n:], Q[qoff:], t, hd, qw)
+			op := b.packed(w, buf[n:], right{f: DO[qoff:], row: qw}, t, hd)
+			qp := b.packed(w, buf[2*n:], right{f: Q[qoff:], row: qw}, t, hd)
 			p := P[(seq*s.Heads+h)*t*pad:][:t*pad]
 			for lo := 0; lo < t; lo += attendRows {
 				hi := min(lo+attendRows, t)
-				b.product(ds, pad, view{DO[qoff:], qw, 1}, vp.sub(0, hd, hi), lo, hi, false)
+				b.product(w, ds, pad, view{DO[qoff:], qw, 1}, vp, hd, lo, hi, 0, hi, false)
 				for i := lo; i < hi; i++ {
 					row, pr := ds[i*pad:][:lo+attendRows], p[i*pad:][:lo+attendRows]
 					clear(row[hi:])
 					b.softmaxGrad(row, pr, row, b.dot(pr, row), scale)
 				}
-				b.product(DQ[qoff:], qw, view{ds, pad, 1}, kp.sub(0, hi, hd), lo, hi, false)
+				b.product(w, DQ[qoff:], qw, view{ds, pad, 1}, kp, hi, lo, hi, 0, hd, false)
 			}
 			first := h == kv*group
 			kvoff := seq*t*kw + kv*hd
 			for lo := 0; lo < t; lo += attendRows { // columns of p and ds: rows i ≥ lo reach them
 				hi := min(lo+attendRows, t)
-				b.product(DV[kvoff+lo*kw:], kw, view{p[lo*pad+lo:], 1, pad}, op.sub(lo, t-lo, hd), 0, hi-lo, !first)
-				b.product(DK[kvoff+lo*kw:], kw, view{ds[lo*pad+lo:], 1, pad}, qp.sub(lo, t-lo, hd), 0, hi-lo, !first)
+				b.product(w, DV[kvoff+lo*kw:], kw, view{p[lo*pad+lo:], 1, pad}, op.from(lo), t-lo, 0, hi-lo, 0, hd, !first)
+				b.product(w, DK[kvoff+lo*kw:], kw, view{ds[lo*pad+lo:], 1, pad}, qp.from(lo), t-lo, 0, hi-lo, 0, hd, !first)
 			}
 		}
-		b.release(buf)
 	})
 }

@@ -17,6 +17,8 @@ type Options struct {
 	Threads int
 	// ISA is the instruction set; empty means the fastest there is.
 	ISA ISA
+	// Mapped is how many bytes of matrices that lie in files may stay in memory; 0 means as many as the system likes.
+	Mapped int64
 }
 
 // Backend implements backend.Backend. Its operations return when they are done, so Sync has nothing to wait for.
@@ -26,7 +28,8 @@ type Backend struct {
 	threads int
 
 	mu   sync.Mutex
-	free [][]float32 // scratch that nobody holds; the first large enough is reused
+	free []*work // that nobody holds
+	maps mappings
 }
 
 var _ backend.Backend = (*Backend)(nil)
@@ -43,14 +46,14 @@ func New(o Options) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Backend{kernels: k, isa: o.ISA, threads: o.Threads}, nil
+	return &Backend{kernels: k, isa: o.ISA, threads: o.Threads, maps: mappings{limit: o.Mapped}}, nil
 }
 
 // Name says what computes.
 func (b *Backend) Name() string { return fmt.Sprintf("cpu %s ×%d", b.isa, b.threads) }
 
-// Sync returns nil.
-func (b *Backend) Sync() error { return nil }
+// Sync returns nil, or ErrMapped.
+func (b *Backend) Sync() error { return b.maps.failure() }
 
 // floats is the Buffer of this backend.
 type floats []float32
@@ -89,7 +92,10 @@ func mustCopy(dst, src []float32) {
 func (b *Backend) Copy(dst, x backend.Buffer) { mustCopy(host(dst), host(x)) }
 
 // Zero clears a buffer.
-func (b *Backend) Zero(x backend.Buffer) { clear(host(x)) }
+func (b *Backend) Zero(x backend.Buffer) {
+	d := host(x)
+	b.rowsOf(len(d), 1<<18, func(lo, hi int) { clear(d[lo:hi]) })
+}
 
 // Add sets dst = dst + x.
 func (b *Backend) Add(dst, x backend.Buffer) {
@@ -99,8 +105,8 @@ func (b *Backend) Add(dst, x backend.Buffer) {
 
 // Sum sets dst = x + y.
 func (b *Backend) Sum(dst, x, y backend.Buffer) {
-	b.Copy(dst, x)
-	b.Add(dst, y)
+	d, s, t := host(dst), host(x), host(y)
+	b.rowsOf(len(d), 4096, func(lo, hi int) { b.sum(d[lo:hi], s[lo:hi], t[lo:hi]) })
 }
 
 // Columns gathers columns.
@@ -115,26 +121,58 @@ func (b *Backend) Columns(dst, x backend.Buffer, cols []int) {
 	}
 }
 
+// work is what one goroutine needs to multiply.
+type work struct {
+	block [blockK * blockN]float32 // of the right-hand matrix
+	left  [stripLen]float32        // of the left-hand one
+	few   [8 * blockK]float32
+	tile  tile
+	spare []float32
+	then  uintptr // where the operand of the next product lies, or 0
+}
+
+// scratch returns n values of any content, until the next call.
+func (w *work) scratch(n int) []float32 {
+	if cap(w.spare) < n {
+		w.spare = make([]float32, n)
+	}
+	return w.spare[:n]
+}
+
+func (b *Backend) take() *work {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if last := len(b.free) - 1; last >= 0 {
+		w := b.free[last]
+		b.free = b.free[:last]
+		return w
+	}
+	return new(work)
+}
+
+func (b *Backend) give(w *work) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	w.tile = tile{}
+	b.free = append(b.free, w)
+}
+
 // par runs f(0) … f(n−1) on up to threads goroutines. Which goroutine runs which item never shows in a result.
-func (b *Backend) par(n int, f func(i int)) {
-	t := min(n, b.threads)
-	if t <= 1 {
-		for i := range n {
-			f(i)
-		}
-		return
-	}
+func (b *Backend) par(n int, f func(w *work, i int)) {
 	var next atomic.Int64
-	var wg sync.WaitGroup
-	work := func() {
+	run := func() {
+		w := b.take()
+		defer b.give(w)
+		defer b.guard()()
 		for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
-			f(i)
+			f(w, i)
 		}
 	}
-	for range t - 1 {
-		wg.Go(work)
+	var wg sync.WaitGroup
+	for range min(n, b.threads) - 1 {
+		wg.Go(run)
 	}
-	work()
+	run()
 	wg.Wait()
 }
 
@@ -146,28 +184,5 @@ func (b *Backend) rowsOf(n, grain int, f func(lo, hi int)) {
 		}
 		return
 	}
-	b.par((n+grain-1)/grain, func(i int) { f(i*grain, min((i+1)*grain, n)) })
-}
-
-// scratch returns n values of any content; give it back with release.
-func (b *Backend) scratch(n int) []float32 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for i, s := range b.free {
-		if cap(s) >= n {
-			last := len(b.free) - 1
-			b.free[i] = b.free[last]
-			b.free = b.free[:last]
-			return s[:n]
-		}
-	}
-	return make([]float32, n)
-}
-
-func (b *Backend) release(s []float32) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.free) < 64 {
-		b.free = append(b.free, s)
-	}
+	b.par((n+grain-1)/grain, func(_ *work, i int) { f(i*grain, min((i+1)*grain, n)) })
 }

@@ -3,6 +3,7 @@ package cpu
 import (
 	"errors"
 	"fmt"
+	"math"
 )
 
 //go:generate go run ./internal/asmgen -out .
@@ -10,10 +11,11 @@ import (
 // ISA names an instruction set. All give the same bits.
 type ISA string
 
-// The instruction sets, fastest first.
+// The instruction sets, fastest first: two of AMD64, that of ARM64, and plain Go.
 const (
 	AVX512 ISA = "avx512"
 	AVX2   ISA = "avx2"
+	NEON   ISA = "neon"
 	Scalar ISA = "scalar"
 )
 
@@ -24,13 +26,21 @@ var ErrISA = errors.New("cpu: instruction set not available")
 type kernels struct {
 	rows, vectors int // largest tile: rows × 16·vectors
 	gemm          func(m, v int, t *tile)
+	strip         func(m int, t *tile) // a row of tiles
+
+	move          func(dst, src []float32, rows, n, srcRow, dstRow, dstPanel int) // row r, vector p of src to dst + r·dstRow + p·dstPanel
+	widen         func(dst []float32, src []uint16, rows, n, srcRow, dstRow, dstPanel int)
+	transpose     func(dst, src []float32, n, srcRow int) // 8 rows of n values, n a multiple of 16, to n rows 16 apart
+	transposeHalf func(dst []float32, src []uint16, n, srcRow int)
 
 	dot         func(x, y []float32) float32
 	dot3        func(x, y, z []float32) float32
+	chain       func(x, y []float32) float32 // one accumulator
 	maximum     func(x []float32) float32
 	expSum      func(dst, x []float32, scale, shift float32) float32
 	scale       func(dst, x []float32, a float32)
 	add         func(dst, x []float32)
+	sum         func(dst, x, y []float32)
 	axpy        func(dst, x []float32, a float32)
 	mulScale    func(dst, x, w []float32, a float32)
 	axpyScale   func(dst, x, w []float32, a float32)
@@ -40,10 +50,17 @@ type kernels struct {
 	siluMul     func(dst, g, u []float32)
 	siluMulGrad func(dg, du, dy, g, u []float32)
 	adamw       func(p, m, v, g []float32, c adamw)
+
+	// Of several rows: len(inv) of len(w) values, or len(x)/(2·len(c)) heads.
+	norm      func(y, inv, x, w []float32, eps float32)
+	normGrads func(dx, dy, inv, x, w []float32) // adds to dx
+	ropes     func(x, c, s []float32)
+	// softmax sets up to 16 rows of n values, n a multiple of 16, to softmax(x·a), row r without its last 15 − r values.
+	softmax func(x []float32, rows, stride, n int, a float32)
 }
 
-// tile describes one call of a tile kernel: C[i,j] = Σ_k A[i,k]·B[k,j]. B is packed in panels of 16 columns. Strides are
-// in bytes. The assembly reads the fields by offset.
+// tile describes one call of a tile or strip kernel: C[i,j] = Σ_k A[i,k]·B[k,j]. B is packed in panels of 16 columns.
+// Strides are in bytes. The assembly reads the fields by offset.
 type tile struct {
 	a      *float32 // offset 0
 	aRow   int      // 8
@@ -54,6 +71,8 @@ type tile struct {
 	c      *float32 // 48
 	cRow   int      // 56
 	add    int      // 64: not zero adds the sum to C
+	n      int      // 72: columns of a strip; a tile kernel does not look
+	ahead  uintptr  // 80: memory that will be wanted; a kernel may fetch it to the cache
 }
 
 // Available lists the instruction sets of this machine, fastest first.
@@ -63,10 +82,57 @@ func kernelsFor(isa ISA) (kernels, error) {
 	for _, have := range Available() {
 		if have == isa {
 			if isa == Scalar {
-				return scalarKernels(), nil
+				return scalarKernels().complete(), nil
 			}
-			return nativeKernels(isa), nil
+			return nativeKernels(isa).complete(), nil
 		}
 	}
 	return kernels{}, fmt.Errorf("%w: %q (have %v)", ErrISA, isa, Available())
+}
+
+// complete makes the kernels that an instruction set has not from those that it has.
+func (k kernels) complete() kernels {
+	if k.strip == nil {
+		k.strip = stripOf(k.rows, k.vectors, k.gemm)
+	}
+	if k.norm == nil {
+		k.norm = func(y, inv, x, w []float32, eps float32) {
+			d := len(w)
+			for r := range inv {
+				row := x[r*d:][:d]
+				inv[r] = 1 / sqrt(float32(k.dot(row, row)/float32(d))+eps)
+				k.mulScale(y[r*d:][:d], row, w, inv[r])
+			}
+		}
+	}
+	if k.normGrads == nil {
+		k.normGrads = func(dx, dy, inv, x, w []float32) {
+			d := len(w)
+			for r, i := range inv {
+				g, row := dy[r*d:][:d], x[r*d:][:d]
+				c := k.dot3(g, w, row)
+				k.normGrad(dx[r*d:][:d], g, w, row, i, -(float32(float32(float32(c*i)*i)*i) / float32(d)))
+			}
+		}
+	}
+	if k.ropes == nil {
+		k.ropes = func(x, c, s []float32) {
+			for h := len(c); len(x) > 0; x = x[2*h:] {
+				k.rope(x[:h], x[h:2*h], c, s)
+			}
+		}
+	}
+	if k.softmax == nil {
+		k.softmax = func(x []float32, rows, stride, n int, a float32) {
+			for r := range rows {
+				row := x[r*stride:][:n]
+				for j := n - 15 + r; j < n; j++ {
+					row[j] = float32(math.Inf(-1))
+				}
+				sum := k.expSum(row, row, a, float32(k.maximum(row)*a))
+				k.scale(row, row, 1/sum)
+			}
+		}
+	}
+	return k
 }

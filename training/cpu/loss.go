@@ -7,10 +7,16 @@ import (
 
 // Embed gathers rows of table.
 func (b *Backend) Embed(y backend.Buffer, table backend.Weight, ids []int32) {
-	Y, T := host(y), table.(*weight).data
+	Y, T := host(y), table.(*weight)
 	d := len(Y) / len(ids)
+	T.touch()
+	defer b.guard()()
 	for i, id := range ids {
-		copy(Y[i*d:][:d], T[int(id)*d:][:d])
+		if T.half == nil {
+			copy(Y[i*d:][:d], T.data[int(id)*d:])
+		} else {
+			copyHalf(Y[i*d:][:d], T.half[int(id)*d:])
+		}
 	}
 }
 
@@ -53,6 +59,6 @@ func (b *Backend) AdamW(p, m, v, g backend.Buffer, h backend.AdamW) {
 // SumSquares are the lane-tree sums of x².
 func (b *Backend) SumSquares(x []backend.Buffer) []float32 {
 	sums := make([]float32, len(x))
-	b.par(len(x), func(i int) { sums[i] = b.dot(host(x[i]), host(x[i])) })
+	b.par(len(x), func(_ *work, i int) { sums[i] = b.dot(host(x[i]), host(x[i])) })
 	return sums
 }

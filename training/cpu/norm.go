@@ -5,26 +5,12 @@ import "github.com/blockzero-net/bzd/training/backend"
 // grain of row-wise operations.
 const normRows = 64
 
-func (b *Backend) normRow(y, x, w []float32, eps float32) float32 {
-	inv := 1 / sqrt(float32(b.dot(x, x)/float32(len(x)))+eps)
-	b.mulScale(y, x, w, inv)
-	return inv
-}
-
-// normGradRow adds the input gradient of y = x·inv·w to dx.
-func (b *Backend) normGradRow(dx, dy, x, w []float32, inv float32) {
-	c := b.dot3(dy, w, x)
-	b.normGrad(dx, dy, w, x, inv, -(float32(float32(float32(c*inv)*inv)*inv) / float32(len(x))))
-}
-
 // RMSNorm normalises rows.
 func (b *Backend) RMSNorm(y, inv, x, w backend.Buffer, eps float32) {
 	Y, I, X, W := host(y), host(inv), host(x), host(w)
 	d := len(W)
 	b.rowsOf(len(X)/d, normRows, func(lo, hi int) {
-		for r := lo; r < hi; r++ {
-			I[r] = b.normRow(Y[r*d:][:d], X[r*d:][:d], W, eps)
-		}
+		b.norm(Y[lo*d:hi*d], I[lo:hi], X[lo*d:hi*d], W, eps)
 	})
 }
 
@@ -33,9 +19,7 @@ func (b *Backend) RMSNormGrad(dx, dw, dy, inv, x, w backend.Buffer) {
 	DX, DW, DY, I, X, W := host(dx), host(dw), host(dy), host(inv), host(x), host(w)
 	d := len(W)
 	b.rowsOf(len(X)/d, normRows, func(lo, hi int) {
-		for r := lo; r < hi; r++ {
-			b.normGradRow(DX[r*d:][:d], DY[r*d:][:d], X[r*d:][:d], W, I[r])
-		}
+		b.normGrads(DX[lo*d:hi*d], DY[lo*d:hi*d], I[lo:hi], X[lo*d:hi*d], W)
 	})
 	if DW != nil {
 		b.normWeightGrad(DW, DY, X, I)
@@ -58,11 +42,11 @@ func (b *Backend) HeadNormRope(y, inv, x, w backend.Buffer, rope backend.Rope, h
 	cos, sin := host(rope.Cos), host(rope.Sin)
 	d, h := len(W), len(W)/2
 	b.rowsOf(len(X)/d/heads, normRows, func(lo, hi int) {
-		for i := lo * heads; i < hi*heads; i++ {
-			row := Y[i*d:][:d]
-			I[i] = b.normRow(row, X[i*d:][:d], W, eps)
-			p := i / heads % seq * h
-			b.rope(row[:h], row[h:], cos[p:p+h], sin[p:p+h])
+		n := heads * d
+		for r := lo; r < hi; r++ {
+			b.norm(Y[r*n:][:n], I[r*heads:][:heads], X[r*n:][:n], W, eps)
+			p := r % seq * h
+			b.ropes(Y[r*n:][:n], cos[p:p+h], sin[p:p+h])
 		}
 	})
 }
@@ -73,13 +57,12 @@ func (b *Backend) HeadNormRopeGrad(dx, dw, dy, inv, x, w backend.Buffer, rope ba
 	cos, sin := host(rope.Cos), host(rope.NegSin)
 	d, h := len(W), len(W)/2
 	b.rowsOf(len(X)/d/heads, normRows, func(lo, hi int) {
-		for i := lo * heads; i < hi*heads; i++ {
-			row := DY[i*d:][:d]
-			p := i / heads % seq * h
-			b.rope(row[:h], row[h:], cos[p:p+h], sin[p:p+h])
-			out := DX[i*d:][:d]
-			clear(out)
-			b.normGradRow(out, row, X[i*d:][:d], W, I[i])
+		n := heads * d
+		clear(DX[lo*n : hi*n])
+		for r := lo; r < hi; r++ {
+			p := r % seq * h
+			b.ropes(DY[r*n:][:n], cos[p:p+h], sin[p:p+h])
+			b.normGrads(DX[r*n:][:n], DY[r*n:][:n], I[r*heads:][:heads], X[r*n:][:n], W)
 		}
 	})
 	if DW != nil {

@@ -6,9 +6,9 @@ import (
 )
 
 // fma returns a·b + c rounded once to float32. The product is exact in float64; the sum is rounded to odd there, so the
-// second rounding cannot err. A compiler that fuses p into a sum, as for arm64, changes nothing: p is exact.
+// second rounding cannot err.
 func fma(a, b, c float32) float32 {
-	p := float64(a) * float64(b)
+	p := float64(float64(a) * float64(b))
 	z := float64(c)
 	s := p + z
 	t := s - p
@@ -84,6 +84,36 @@ func max2(a, b float32) float32 {
 func scalarKernels() kernels {
 	return kernels{
 		rows: 4, vectors: 1, gemm: scalarTile,
+		move: func(dst, src []float32, rows, n, srcRow, dstRow, dstPanel int) {
+			for r := range rows {
+				for p := 0; p < n; p += 16 {
+					d := dst[r*dstRow+p/16*dstPanel:][:16]
+					clear(d[copy(d, src[r*srcRow+p:r*srcRow+n]):])
+				}
+			}
+		},
+		widen: func(dst []float32, src []uint16, rows, n, srcRow, dstRow, dstPanel int) {
+			for r := range rows {
+				for p := 0; p < n; p += 16 {
+					d := dst[r*dstRow+p/16*dstPanel:][:16]
+					clear(d[copyHalf(d, src[r*srcRow+p:r*srcRow+n]):])
+				}
+			}
+		},
+		transpose: func(dst, src []float32, n, srcRow int) {
+			for x := range n {
+				for r := range 8 {
+					dst[16*x+r] = src[r*srcRow+x]
+				}
+			}
+		},
+		transposeHalf: func(dst []float32, src []uint16, n, srcRow int) {
+			for x := range n {
+				for r := range 8 {
+					dst[16*x+r] = widened(src[r*srcRow+x])
+				}
+			}
+		},
 		dot: func(x, y []float32) float32 {
 			var l [16]float32
 			for i := range x {
@@ -97,6 +127,12 @@ func scalarKernels() kernels {
 				l[i&15] = fma(float32(x[i]*y[i]), z[i], l[i&15])
 			}
 			return fold(&l, add2)
+		},
+		chain: func(x, y []float32) (s float32) {
+			for i := range x {
+				s = fma(x[i], y[i], s)
+			}
+			return s
 		},
 		maximum: func(x []float32) float32 {
 			var l [16]float32
@@ -124,6 +160,11 @@ func scalarKernels() kernels {
 		add: func(dst, x []float32) {
 			for i := range x {
 				dst[i] += x[i]
+			}
+		},
+		sum: func(dst, x, y []float32) {
+			for i := range x {
+				dst[i] = x[i] + y[i]
 			}
 		},
 		axpy: func(dst, x []float32, a float32) {
@@ -182,6 +223,15 @@ func scalarKernels() kernels {
 			}
 		},
 	}
+}
+
+// copyHalf widens bfloat16 values; it returns how many, the smaller length.
+func copyHalf(dst []float32, src []uint16) int {
+	n := min(len(dst), len(src))
+	for i := range n {
+		dst[i] = widened(src[i])
+	}
+	return n
 }
 
 // scalarTile is the tile kernel in plain Go.

@@ -2,219 +2,126 @@
 
 package cpu
 
-// gemm1x16AVX512 is the tile kernel of that size.
+// strip1AVX512 multiplies a strip of that many rows.
 //
 //go:noescape
-func gemm1x16AVX512(t *tile)
+func strip1AVX512(t *tile)
 
-// gemm2x16AVX512 is the tile kernel of that size.
+// strip2AVX512 multiplies a strip of that many rows.
 //
 //go:noescape
-func gemm2x16AVX512(t *tile)
+func strip2AVX512(t *tile)
 
-// gemm3x16AVX512 is the tile kernel of that size.
+// strip3AVX512 multiplies a strip of that many rows.
 //
 //go:noescape
-func gemm3x16AVX512(t *tile)
+func strip3AVX512(t *tile)
 
-// gemm4x16AVX512 is the tile kernel of that size.
+// strip4AVX512 multiplies a strip of that many rows.
 //
 //go:noescape
-func gemm4x16AVX512(t *tile)
+func strip4AVX512(t *tile)
 
-// gemm5x16AVX512 is the tile kernel of that size.
+// strip5AVX512 multiplies a strip of that many rows.
 //
 //go:noescape
-func gemm5x16AVX512(t *tile)
+func strip5AVX512(t *tile)
 
-// gemm6x16AVX512 is the tile kernel of that size.
+// strip6AVX512 multiplies a strip of that many rows.
 //
 //go:noescape
-func gemm6x16AVX512(t *tile)
+func strip6AVX512(t *tile)
 
-// gemm7x16AVX512 is the tile kernel of that size.
+// strip7AVX512 multiplies a strip of that many rows.
 //
 //go:noescape
-func gemm7x16AVX512(t *tile)
+func strip7AVX512(t *tile)
 
-// gemm8x16AVX512 is the tile kernel of that size.
+// strip8AVX512 multiplies a strip of that many rows.
 //
 //go:noescape
-func gemm8x16AVX512(t *tile)
+func strip8AVX512(t *tile)
 
-// gemm9x16AVX512 is the tile kernel of that size.
+// strip9AVX512 multiplies a strip of that many rows.
 //
 //go:noescape
-func gemm9x16AVX512(t *tile)
+func strip9AVX512(t *tile)
 
-// gemm10x16AVX512 is the tile kernel of that size.
+// strip10AVX512 multiplies a strip of that many rows.
 //
 //go:noescape
-func gemm10x16AVX512(t *tile)
+func strip10AVX512(t *tile)
 
-// gemm11x16AVX512 is the tile kernel of that size.
+// strip11AVX512 multiplies a strip of that many rows.
 //
 //go:noescape
-func gemm11x16AVX512(t *tile)
+func strip11AVX512(t *tile)
 
-// gemm12x16AVX512 is the tile kernel of that size.
+// strip12AVX512 multiplies a strip of that many rows.
 //
 //go:noescape
-func gemm12x16AVX512(t *tile)
+func strip12AVX512(t *tile)
 
-// gemm13x16AVX512 is the tile kernel of that size.
+// strip13AVX512 multiplies a strip of that many rows.
 //
 //go:noescape
-func gemm13x16AVX512(t *tile)
+func strip13AVX512(t *tile)
 
-// gemm14x16AVX512 is the tile kernel of that size.
+// strip14AVX512 multiplies a strip of that many rows.
 //
 //go:noescape
-func gemm14x16AVX512(t *tile)
+func strip14AVX512(t *tile)
 
-// gemm1x32AVX512 is the tile kernel of that size.
-//
-//go:noescape
-func gemm1x32AVX512(t *tile)
-
-// gemm2x32AVX512 is the tile kernel of that size.
-//
-//go:noescape
-func gemm2x32AVX512(t *tile)
-
-// gemm3x32AVX512 is the tile kernel of that size.
-//
-//go:noescape
-func gemm3x32AVX512(t *tile)
-
-// gemm4x32AVX512 is the tile kernel of that size.
-//
-//go:noescape
-func gemm4x32AVX512(t *tile)
-
-// gemm5x32AVX512 is the tile kernel of that size.
-//
-//go:noescape
-func gemm5x32AVX512(t *tile)
-
-// gemm6x32AVX512 is the tile kernel of that size.
-//
-//go:noescape
-func gemm6x32AVX512(t *tile)
-
-// gemm7x32AVX512 is the tile kernel of that size.
-//
-//go:noescape
-func gemm7x32AVX512(t *tile)
-
-// gemm8x32AVX512 is the tile kernel of that size.
-//
-//go:noescape
-func gemm8x32AVX512(t *tile)
-
-// gemm9x32AVX512 is the tile kernel of that size.
-//
-//go:noescape
-func gemm9x32AVX512(t *tile)
-
-// gemm10x32AVX512 is the tile kernel of that size.
-//
-//go:noescape
-func gemm10x32AVX512(t *tile)
-
-// gemm11x32AVX512 is the tile kernel of that size.
-//
-//go:noescape
-func gemm11x32AVX512(t *tile)
-
-// gemm12x32AVX512 is the tile kernel of that size.
-//
-//go:noescape
-func gemm12x32AVX512(t *tile)
-
-// gemm13x32AVX512 is the tile kernel of that size.
-//
-//go:noescape
-func gemm13x32AVX512(t *tile)
-
-// gemm14x32AVX512 is the tile kernel of that size.
-//
-//go:noescape
-func gemm14x32AVX512(t *tile)
-
-// gemmAVX512 runs the tile kernel of m rows and v vectors of 16 columns.
-func gemmAVX512(m, v int, t *tile) {
-	switch v<<8 | m {
-	case 1<<8 | 1:
-		gemm1x16AVX512(t)
-	case 1<<8 | 2:
-		gemm2x16AVX512(t)
-	case 1<<8 | 3:
-		gemm3x16AVX512(t)
-	case 1<<8 | 4:
-		gemm4x16AVX512(t)
-	case 1<<8 | 5:
-		gemm5x16AVX512(t)
-	case 1<<8 | 6:
-		gemm6x16AVX512(t)
-	case 1<<8 | 7:
-		gemm7x16AVX512(t)
-	case 1<<8 | 8:
-		gemm8x16AVX512(t)
-	case 1<<8 | 9:
-		gemm9x16AVX512(t)
-	case 1<<8 | 10:
-		gemm10x16AVX512(t)
-	case 1<<8 | 11:
-		gemm11x16AVX512(t)
-	case 1<<8 | 12:
-		gemm12x16AVX512(t)
-	case 1<<8 | 13:
-		gemm13x16AVX512(t)
-	case 1<<8 | 14:
-		gemm14x16AVX512(t)
-	case 2<<8 | 1:
-		gemm1x32AVX512(t)
-	case 2<<8 | 2:
-		gemm2x32AVX512(t)
-	case 2<<8 | 3:
-		gemm3x32AVX512(t)
-	case 2<<8 | 4:
-		gemm4x32AVX512(t)
-	case 2<<8 | 5:
-		gemm5x32AVX512(t)
-	case 2<<8 | 6:
-		gemm6x32AVX512(t)
-	case 2<<8 | 7:
-		gemm7x32AVX512(t)
-	case 2<<8 | 8:
-		gemm8x32AVX512(t)
-	case 2<<8 | 9:
-		gemm9x32AVX512(t)
-	case 2<<8 | 10:
-		gemm10x32AVX512(t)
-	case 2<<8 | 11:
-		gemm11x32AVX512(t)
-	case 2<<8 | 12:
-		gemm12x32AVX512(t)
-	case 2<<8 | 13:
-		gemm13x32AVX512(t)
-	case 2<<8 | 14:
-		gemm14x32AVX512(t)
+// stripAVX512 runs the kernel of strips of m rows.
+func stripAVX512(m int, t *tile) {
+	switch m {
+	case 1:
+		strip1AVX512(t)
+	case 2:
+		strip2AVX512(t)
+	case 3:
+		strip3AVX512(t)
+	case 4:
+		strip4AVX512(t)
+	case 5:
+		strip5AVX512(t)
+	case 6:
+		strip6AVX512(t)
+	case 7:
+		strip7AVX512(t)
+	case 8:
+		strip8AVX512(t)
+	case 9:
+		strip9AVX512(t)
+	case 10:
+		strip10AVX512(t)
+	case 11:
+		strip11AVX512(t)
+	case 12:
+		strip12AVX512(t)
+	case 13:
+		strip13AVX512(t)
+	case 14:
+		strip14AVX512(t)
 	default:
-		panic("cpu: no such tile")
+		panic("cpu: no strip of that height")
 	}
 }
+
+// moveAVX512 copies rows of n values, 16 at a time: row r, vector p goes to dst + r·dstRow + p·dstPanel. Strides are in bytes. The last vector is padded with zeros.
+//
+//go:noescape
+func moveAVX512(dst, src *float32, rows, n, srcRow, dstRow, dstPanel int)
+
+// widenAVX512 is move for bfloat16 values.
+//
+//go:noescape
+func widenAVX512(dst *float32, src *uint16, rows, n, srcRow, dstRow, dstPanel int)
 
 // dotAVX512 returns the lane-tree sum of x·y.
 //
 //go:noescape
 func dotAVX512(x, y *float32, n int) (ret float32)
-
-// dot3AVX512 returns the lane-tree sum of (x·y)·z.
-//
-//go:noescape
-func dot3AVX512(x, y, z *float32, n int) (ret float32)
 
 // maximumAVX512 returns the lane-tree maximum of x.
 //
@@ -236,35 +143,25 @@ func scaleAVX512(dst, x *float32, n int, a float32)
 //go:noescape
 func addAVX512(dst, x *float32, n int)
 
+// sumAVX512 sets dst = x + y.
+//
+//go:noescape
+func sumAVX512(dst, x, y *float32, n int)
+
 // axpyAVX512 sets dst = a·x + dst, fused.
 //
 //go:noescape
 func axpyAVX512(dst, x *float32, n int, a float32)
-
-// mulScaleAVX512 sets dst = (x·a)·w.
-//
-//go:noescape
-func mulScaleAVX512(dst, x, w *float32, n int, a float32)
 
 // axpyScaleAVX512 sets dst = x·(w·a) + dst, fused.
 //
 //go:noescape
 func axpyScaleAVX512(dst, x, w *float32, n int, a float32)
 
-// normGradAVX512 sets dst = dst + ((dy·w)·inv + b·x), the product with b fused.
-//
-//go:noescape
-func normGradAVX512(dst, dy, w, x *float32, n int, inv, b float32)
-
 // softmaxGradAVX512 sets dst = (p·(dy − d))·a.
 //
 //go:noescape
 func softmaxGradAVX512(dst, p, dy *float32, n int, d, a float32)
-
-// ropeAVX512 rotates (x, y) to (x·c − y·s, y·c + x·s), the first product of each fused.
-//
-//go:noescape
-func ropeAVX512(x, y, c, s *float32, n int)
 
 // siluMulAVX512 sets dst = (gate·sigmoid(gate))·u.
 //
@@ -281,65 +178,105 @@ func siluMulGradAVX512(dg, du, dy, gate, u *float32, n int)
 //go:noescape
 func adamwAVX512(p, m, v, grad *float32, n int, clip, b1, c1, b2, c2, step, root, eps, decay float32)
 
-// gemm1x16AVX2 is the tile kernel of that size.
+// normAVX512 sets y = (x·inv)·w of rows of n values, n as float32 being d, with inv = 1/√(dot(x, x)/d + eps).
 //
 //go:noescape
-func gemm1x16AVX2(t *tile)
+func normAVX512(y, inv, x, w *float32, rows, n int, eps, d float32)
 
-// gemm2x16AVX2 is the tile kernel of that size.
+// normGradsAVX512 adds the gradient of norm to dx.
 //
 //go:noescape
-func gemm2x16AVX2(t *tile)
+func normGradsAVX512(dx, dy, inv, x, w *float32, rows, n int, d float32)
 
-// gemm3x16AVX2 is the tile kernel of that size.
+// ropesAVX512 rotates the heads of a row, 2n values each: (x, y) to (x·c − y·s, y·c + x·s), the first product of each fused.
 //
 //go:noescape
-func gemm3x16AVX2(t *tile)
+func ropesAVX512(x, c, s *float32, rows, n int)
 
-// gemm4x16AVX2 is the tile kernel of that size.
+// softmaxAVX512 sets up to 16 rows of n values, n a multiple of 16, stride bytes apart, to their softmax of x·scale; row r is without its last 15 − r values.
 //
 //go:noescape
-func gemm4x16AVX2(t *tile)
+func softmaxAVX512(x *float32, rows, stride, n int, scale float32)
 
-// gemm5x16AVX2 is the tile kernel of that size.
+// chainAVX512 returns the sum of x·y in order of the values, which are at least one.
 //
 //go:noescape
-func gemm5x16AVX2(t *tile)
+func chainAVX512(x, y *float32, n int) (ret float32)
 
-// gemm6x16AVX2 is the tile kernel of that size.
+// strip1AVX2 multiplies a strip of that many rows.
 //
 //go:noescape
-func gemm6x16AVX2(t *tile)
+func strip1AVX2(t *tile)
 
-// gemmAVX2 runs the tile kernel of m rows and v vectors of 16 columns.
-func gemmAVX2(m, v int, t *tile) {
-	switch v<<8 | m {
-	case 1<<8 | 1:
-		gemm1x16AVX2(t)
-	case 1<<8 | 2:
-		gemm2x16AVX2(t)
-	case 1<<8 | 3:
-		gemm3x16AVX2(t)
-	case 1<<8 | 4:
-		gemm4x16AVX2(t)
-	case 1<<8 | 5:
-		gemm5x16AVX2(t)
-	case 1<<8 | 6:
-		gemm6x16AVX2(t)
+// strip2AVX2 multiplies a strip of that many rows.
+//
+//go:noescape
+func strip2AVX2(t *tile)
+
+// strip3AVX2 multiplies a strip of that many rows.
+//
+//go:noescape
+func strip3AVX2(t *tile)
+
+// strip4AVX2 multiplies a strip of that many rows.
+//
+//go:noescape
+func strip4AVX2(t *tile)
+
+// strip5AVX2 multiplies a strip of that many rows.
+//
+//go:noescape
+func strip5AVX2(t *tile)
+
+// strip6AVX2 multiplies a strip of that many rows.
+//
+//go:noescape
+func strip6AVX2(t *tile)
+
+// stripAVX2 runs the kernel of strips of m rows.
+func stripAVX2(m int, t *tile) {
+	switch m {
+	case 1:
+		strip1AVX2(t)
+	case 2:
+		strip2AVX2(t)
+	case 3:
+		strip3AVX2(t)
+	case 4:
+		strip4AVX2(t)
+	case 5:
+		strip5AVX2(t)
+	case 6:
+		strip6AVX2(t)
 	default:
-		panic("cpu: no such tile")
+		panic("cpu: no strip of that height")
 	}
 }
+
+// moveAVX2 copies rows of n values, 16 at a time: row r, vector p goes to dst + r·dstRow + p·dstPanel. Strides are in bytes. The last vector is padded with zeros.
+//
+//go:noescape
+func moveAVX2(dst, src *float32, rows, n, srcRow, dstRow, dstPanel int)
+
+// widenAVX2 is move for bfloat16 values. n is a multiple of 16.
+//
+//go:noescape
+func widenAVX2(dst *float32, src *uint16, rows, n, srcRow, dstRow, dstPanel int)
+
+// transposeAVX2 sets dst[x, r] = src[r, x] for 8 rows r of n values, n a multiple of 16. A row of dst is 64 bytes, one of src srcRow.
+//
+//go:noescape
+func transposeAVX2(dst, src *float32, n, srcRow int)
+
+// transposeHalfAVX2 is transpose for bfloat16 values.
+//
+//go:noescape
+func transposeHalfAVX2(dst *float32, src *uint16, n, srcRow int)
 
 // dotAVX2 returns the lane-tree sum of x·y.
 //
 //go:noescape
 func dotAVX2(x, y *float32, n int) (ret float32)
-
-// dot3AVX2 returns the lane-tree sum of (x·y)·z.
-//
-//go:noescape
-func dot3AVX2(x, y, z *float32, n int) (ret float32)
 
 // maximumAVX2 returns the lane-tree maximum of x.
 //
@@ -361,35 +298,25 @@ func scaleAVX2(dst, x *float32, n int, a float32)
 //go:noescape
 func addAVX2(dst, x *float32, n int)
 
+// sumAVX2 sets dst = x + y.
+//
+//go:noescape
+func sumAVX2(dst, x, y *float32, n int)
+
 // axpyAVX2 sets dst = a·x + dst, fused.
 //
 //go:noescape
 func axpyAVX2(dst, x *float32, n int, a float32)
-
-// mulScaleAVX2 sets dst = (x·a)·w.
-//
-//go:noescape
-func mulScaleAVX2(dst, x, w *float32, n int, a float32)
 
 // axpyScaleAVX2 sets dst = x·(w·a) + dst, fused.
 //
 //go:noescape
 func axpyScaleAVX2(dst, x, w *float32, n int, a float32)
 
-// normGradAVX2 sets dst = dst + ((dy·w)·inv + b·x), the product with b fused.
-//
-//go:noescape
-func normGradAVX2(dst, dy, w, x *float32, n int, inv, b float32)
-
 // softmaxGradAVX2 sets dst = (p·(dy − d))·a.
 //
 //go:noescape
 func softmaxGradAVX2(dst, p, dy *float32, n int, d, a float32)
-
-// ropeAVX2 rotates (x, y) to (x·c − y·s, y·c + x·s), the first product of each fused.
-//
-//go:noescape
-func ropeAVX2(x, y, c, s *float32, n int)
 
 // siluMulAVX2 sets dst = (gate·sigmoid(gate))·u.
 //
@@ -405,3 +332,28 @@ func siluMulGradAVX2(dg, du, dy, gate, u *float32, n int)
 //
 //go:noescape
 func adamwAVX2(p, m, v, grad *float32, n int, clip, b1, c1, b2, c2, step, root, eps, decay float32)
+
+// normAVX2 sets y = (x·inv)·w of rows of n values, n as float32 being d, with inv = 1/√(dot(x, x)/d + eps).
+//
+//go:noescape
+func normAVX2(y, inv, x, w *float32, rows, n int, eps, d float32)
+
+// normGradsAVX2 adds the gradient of norm to dx.
+//
+//go:noescape
+func normGradsAVX2(dx, dy, inv, x, w *float32, rows, n int, d float32)
+
+// ropesAVX2 rotates the heads of a row, 2n values each: (x, y) to (x·c − y·s, y·c + x·s), the first product of each fused.
+//
+//go:noescape
+func ropesAVX2(x, c, s *float32, rows, n int)
+
+// softmaxAVX2 sets up to 16 rows of n values, n a multiple of 16, stride bytes apart, to their softmax of x·scale; row r is without its last 15 − r values.
+//
+//go:noescape
+func softmaxAVX2(x *float32, rows, stride, n int, scale float32)
+
+// chainAVX2 returns the sum of x·y in order of the values, which are at least one.
+//
+//go:noescape
+func chainAVX2(x, y *float32, n int) (ret float32)

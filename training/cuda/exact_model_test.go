@@ -58,8 +58,8 @@ func (g golden) source(short bool) model.Source {
 	}
 }
 
-// run trains for two steps, everything or a group of a frozen model, and returns what came of it.
-func (g golden) run(t *testing.T, b backend.Backend, group []model.ExpertRef) map[string][]float32 {
+// run trains for two steps at this rate, everything or a group of a frozen model, and returns what came of it.
+func (g golden) run(t *testing.T, b backend.Backend, group []model.ExpertRef, rate float64) map[string][]float32 {
 	t.Helper()
 	c, err := model.ParseConfig(g.Config)
 	if err != nil {
@@ -100,7 +100,7 @@ func (g golden) run(t *testing.T, b backend.Backend, group []model.ExpertRef) ma
 			b.Read(v, q.Grad)
 			got[fmt.Sprintf("gradient %d of %s", step, q.Name)] = v
 		}
-		got["norm"] = append(got["norm"], float32(o.Step(0.01)))
+		got["norm"] = append(got["norm"], float32(o.Step(rate)))
 		part.Refresh()
 	}
 	evaluation := m.NewPass(len(g.Tokens)/g.Seq, g.Seq, nil)
@@ -123,7 +123,7 @@ func TestExactModel(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				want, got := g.run(t, host, group), g.run(t, device, group)
+				want, got := g.run(t, host, group, 0.01), g.run(t, device, group, 0.01)
 				for name := range want {
 					compare(t, name, got[name], want[name])
 				}

@@ -13,9 +13,19 @@ import (
 const bfloat16 = 0.03
 
 func TestFast(t *testing.T) {
-	b, err := cuda.New(emu.Test(t, emu.Config{}), cuda.Options{Mode: cuda.Fast})
-	if err != nil {
-		t.Fatal(err)
+	all := map[string]emu.Config{"8.0": {}, "9.0": {Major: 9}}
+	if everything {
+		all["9.0 reverse"] = emu.Config{Major: 9, Reverse: true}
+		all["9.0 prompt"] = emu.Config{Major: 9, Prompt: true}
+		all["9.0 reverse prompt"] = emu.Config{Major: 9, Reverse: true, Prompt: true}
 	}
-	backendtest.RunAll(t, b, backendtest.Options{Tolerance: bfloat16})
+	for name, c := range all {
+		t.Run(name, func(t *testing.T) {
+			b, err := cuda.New(emu.Test(t, c), cuda.Options{Mode: cuda.Fast, Untried: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			backendtest.RunAll(t, b, backendtest.Options{Tolerance: bfloat16})
+		})
+	}
 }

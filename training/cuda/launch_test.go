@@ -48,7 +48,7 @@ func given(args []any) (types []string) {
 	return types
 }
 
-// TestArguments: what the host passes is what kernels declare, on cards old and new: the emulator has no kernels for new ones.
+// TestArguments: what the host passes is what the PTX of kernels declares, on cards old and new.
 func TestArguments(t *testing.T) {
 	wide := planned
 	wide.Layers, wide.Positions = 2, 16

@@ -37,8 +37,8 @@ func Quantize(dst []int32, src []float32) error {
 	return nil
 }
 
-// Value returns the number that u units stand for. It is exact.
-func Value(u int32) float64 { return float64(u) / (1 << UnitBits) }
+// Value returns the number that u units stand for. It is exact; rounded, it is not fused into a sum.
+func Value(u int32) float64 { return float64(float64(u) / (1 << UnitBits)) }
 
 // roundBF16 rounds u to 8 significant bits, half to even.
 func roundBF16(u int32) int32 {
@@ -107,11 +107,11 @@ func unitsOfBF16(b uint16) (int32, error) {
 }
 
 // appendDense appends the codes of units; on failure it names the element.
-func appendDense(b []byte, units []int32) ([]byte, int, error) {
+func appendDense(b []byte, units []int32) ([]byte, uint64, error) {
 	for i, u := range units {
 		code, ok := bf16OfUnits(u)
 		if !ok {
-			return nil, i, fmt.Errorf("%d units have no bfloat16; use Quantize", u)
+			return nil, uint64(i), fmt.Errorf("%d units have no bfloat16; use Quantize", u)
 		}
 		b = binary.LittleEndian.AppendUint16(b, code)
 	}
@@ -119,12 +119,12 @@ func appendDense(b []byte, units []int32) ([]byte, int, error) {
 }
 
 // decodeDense fills units from exactly 2·len(units) bytes; on failure it names the element.
-func decodeDense(units []int32, b []byte) (int, error) {
+func decodeDense(units []int32, b []byte) (uint64, error) {
 	for i := range units {
 		code := binary.LittleEndian.Uint16(b[2*i:])
 		u, err := unitsOfBF16(code)
 		if err != nil {
-			return i, fmt.Errorf("bfloat16 0x%04x %w", code, err)
+			return uint64(i), fmt.Errorf("bfloat16 0x%04x %w", code, err)
 		}
 		units[i] = u
 	}

@@ -35,31 +35,114 @@ func TopK(x []float32, k int) (TopKCode, error) {
 	if len(x) < 1 || len(x) > TopKChunk || k < 1 || k > TopKChunk {
 		return TopKCode{}, fmt.Errorf("top %d of a chunk of %d values", k, len(x))
 	}
-	for i, v := range x {
-		if !(v >= -2 && v <= 2) {
-			return TopKCode{}, fmt.Errorf("element %d is %v: %w", i, v, ErrRange)
+	var c chooser
+	sent, err := c.choose(make([]uint16, 0, TopKCount(len(x), k)), x, nil, TopKCount(len(x), k))
+	if err != nil {
+		return TopKCode{}, err
+	}
+	return codeOf(x, sent, make([]uint64, len(sent))), nil
+}
+
+// magnitude is the integer by which values are compared.
+func magnitude(v float32) uint32 { return math.Float32bits(v) &^ (1 << 31) }
+
+// largestMagnitude is that of 2.
+const largestMagnitude = 0x40000000
+
+// chooser picks the values of chunks that are sent. Chunks of a tensor are alike, so it looks first at the values above
+// where the last chunk's chosen ones ended.
+type chooser struct {
+	guess uint32
+	above []uint16 // indices of the keys from guess on
+	keys  []uint32 // and these keys
+	bins  [1 << 11]uint16
+	tied  []int // places in above
+}
+
+// keyBits is the width of a key's bin.
+const keyBits = 20
+
+// choose appends to sent the indices of the count values of x with the largest keys, the first ones of equal keys, ascending.
+// The key is the magnitude; with v, which has as many values as x, all of them at least 0, it is magnitude + ⌊bits of v / 4⌋.
+// The bits of a float are a piecewise linear logarithm: this orders by about |x|·v^¼.
+func (c *chooser) choose(sent []uint16, x, v []float32, count int) ([]uint16, error) {
+	err := c.look(x, v)
+	if err == nil && len(c.above) < count {
+		c.guess = 0
+		err = c.look(x, v)
+	}
+	if err != nil {
+		return nil, err
+	}
+	clear(c.bins[:])
+	for _, key := range c.keys {
+		c.bins[key>>keyBits]++
+	}
+	bin, left := len(c.bins)-1, count // left of them lie in bin or below
+	for ; int(c.bins[bin]) < left; bin-- {
+		left -= int(c.bins[bin])
+	}
+	c.tied = c.tied[:0]
+	for j, key := range c.keys {
+		switch high := int(key >> keyBits); {
+		case high > bin:
+			sent = append(sent, c.above[j])
+		case high == bin:
+			c.tied = append(c.tied, j)
 		}
 	}
-	magnitude := func(i uint16) uint32 { return math.Float32bits(x[i]) &^ (1 << 31) }
-	order := make([]uint16, len(x))
-	for i := range order {
-		order[i] = uint16(i)
+	if left < len(c.tied) {
+		slices.SortFunc(c.tied, func(a, b int) int { return cmp.Or(cmp.Compare(c.keys[b], c.keys[a]), cmp.Compare(a, b)) })
 	}
-	slices.SortFunc(order, func(a, b uint16) int { return cmp.Or(cmp.Compare(magnitude(b), magnitude(a)), cmp.Compare(a, b)) })
-	sent := order[:TopKCount(len(x), k)]
+	for _, j := range c.tied[:left] {
+		sent = append(sent, c.above[j])
+	}
 	slices.Sort(sent)
+	c.guess = uint32(max(0, bin-2)) << keyBits
+	return sent, nil
+}
 
+// look fills above and keys.
+func (c *chooser) look(x, v []float32) error {
+	c.above, c.keys = c.above[:0], c.keys[:0]
+	guess, beyond := c.guess, uint32(0)
+	if v == nil {
+		for i, f := range x {
+			key := magnitude(f)
+			beyond |= largestMagnitude - key
+			if key >= guess {
+				c.above, c.keys = append(c.above, uint16(i)), append(c.keys, key)
+			}
+		}
+	} else {
+		for i, f := range x {
+			key := magnitude(f)
+			beyond |= largestMagnitude - key
+			if key += magnitude(v[i]) >> 2; key >= guess {
+				c.above, c.keys = append(c.above, uint16(i)), append(c.keys, key)
+			}
+		}
+	}
+	if beyond>>31 == 0 {
+		return nil
+	}
+	i := slices.IndexFunc(x, func(f float32) bool { return magnitude(f) > largestMagnitude })
+	return fmt.Errorf("element %d is %v: %w", i, x[i], ErrRange)
+}
+
+// codeOf codes the chosen values of a chunk, whose ascending indices it keeps, and leaves the residual in x. fixed is scratch
+// for one value of each.
+func codeOf(x []float32, sent []uint16, fixed []uint64) TopKCode {
 	code := TopKCode{Indices: sent, Codes: make([]byte, (len(sent)+3)/4)}
-	fixed := make([]uint64, len(sent))
 	for j, i := range sent {
-		fixed[j] = uint64(float64(math.Float32frombits(magnitude(i))) * (1 << 32)) // exact but for the truncation
+		fixed[j] = uint64(math.Abs(float64(x[i])) * (1 << 32)) // exact but for the truncation
 	}
 	code.Scale = scaleOf(fixed)
 	if code.Scale == 0 {
 		for j := range sent {
 			sent[j] = uint16(j)
 		}
-		return code, nil
+		return code
 	}
 	unit := scaleUnits(code.Scale)
 	for j, i := range sent {
@@ -74,7 +157,7 @@ func TopK(x []float32, k int) (TopKCode, error) {
 		code.Codes[j/4] |= b << (j % 4 * 2)
 		x[i] -= v
 	}
-	return code, nil
+	return code
 }
 
 // scaleOf returns the scale of magnitudes in units of 2⁻³²: the least squares fit of levels 2 and 3, where 3 stands for what
@@ -142,11 +225,7 @@ func (c TopKCode) Units(units []int32, k int) error {
 		case unit == 0 && (int(i) != j || b != 0):
 			return fmt.Errorf("%w: scale 0 with index %d, code %d", ErrTopK, i, b)
 		}
-		u := (2 + int32(b&1)) * unit
-		if b&2 != 0 {
-			u = -u
-		}
-		units[i] = u
+		units[i] = c.units(j, unit)
 	}
 	return nil
 }

@@ -144,7 +144,7 @@ func (p *Pass) Step(losses []float64, tokens, targets []int32, scale, balance fl
 	if t == nil {
 		panic("model: Step on a pass made for evaluation")
 	}
-	p.trunk(tokens)
+	p.trunk(tokens, nil, nil)
 	name := "lm_head.weight"
 	if m.Tied {
 		name = "model.embed_tokens.weight"
@@ -195,6 +195,9 @@ func (p *Pass) layerGrad(l int, balance float32) {
 		b.Zero(dx)
 		b.MixtureGrad(dx, dr, dh, x2, y.experts, g.experts, a.mix, balance)
 		b.LinearGradInput(dx, dr, y.router, true)
+		if c.Shared > 0 {
+			p.sharedGrad(l, dx, dh, x2)
+		}
 	}
 	if t.whole {
 		b.LinearGradWeight(t.grads[RouterName(l)], dr, x2, p.rows)
@@ -214,8 +217,8 @@ func (p *Pass) layerGrad(l int, balance float32) {
 	b.LinearGradInput(do, dh, y.o, false)
 	qn, kn := p.rotated(l)
 	b.AttentionGrad(dqn, dkn, dv, do, o, qn, kn, p.cut(a.v, kw), a.attn)
-	b.HeadNormRopeGrad(dq, p.grad(name("self_attn.q_norm")), dqn, p.cut(a.invQ, c.Heads), p.cut(a.q, qw), y.qNorm, m.rope, c.Heads, p.Seq)
-	b.HeadNormRopeGrad(dk, p.grad(name("self_attn.k_norm")), dkn, p.cut(a.invK, c.KVHeads), p.cut(a.k, kw), y.kNorm, m.rope, c.KVHeads, p.Seq)
+	p.rotateGrad(dq, p.grad(name("self_attn.q_norm")), dqn, a.invQ, p.cut(a.q, qw), y.qNorm, c.Heads)
+	p.rotateGrad(dk, p.grad(name("self_attn.k_norm")), dkn, a.invK, p.cut(a.k, kw), y.kNorm, c.KVHeads)
 	b.LinearGradInput(dx, dq, y.q, false)
 	b.LinearGradInput(dx, dk, y.k, true)
 	b.LinearGradInput(dx, dv, y.v, true)
@@ -225,6 +228,60 @@ func (p *Pass) layerGrad(l int, balance float32) {
 		b.LinearGradWeight(t.grads[name("self_attn.q_proj")], dq, x1, p.rows)
 		b.LinearGradWeight(t.grads[name("self_attn.k_proj")], dk, x1, p.rows)
 		b.LinearGradWeight(t.grads[name("self_attn.v_proj")], dv, x1, p.rows)
+		if c.Bias {
+			for n, d := range map[string]backend.Buffer{"q": dq, "k": dk, "v": dv} {
+				b.LinearGradWeight(t.grads[fmt.Sprintf("model.layers.%d.self_attn.%s_proj.bias", l, n)], d, p.cut(p.ones, 1), p.rows)
+			}
+		}
 	}
 	b.RMSNormGrad(dh, p.grad(name("input_layernorm")), dx, p.cut(a.inv1, 1), p.stream(l), y.norm1)
+}
+
+// rotateGrad sets dx to the gradient of rotate for dy, which it overwrites.
+func (p *Pass) rotateGrad(dx, dw, dy, inv, x, w backend.Buffer, heads int) {
+	b, c, r := p.m.b, p.m.Config, p.m.rope
+	switch c.Family.facts().norm {
+	case perHead:
+		b.HeadNormRopeGrad(dx, dw, dy, p.cut(inv, heads), x, w, r, heads, p.Seq)
+	case perRow:
+		b.Rotate(dy, dy, r, c.HeadDim, heads, p.Seq, true)
+		b.Zero(dx)
+		b.RMSNormGrad(dx, dw, dy, p.cut(inv, 1), x, w)
+	default:
+		b.Rotate(dx, dy, r, c.HeadDim, heads, p.Seq, true)
+	}
+}
+
+// sharedGrad adds the gradient of shared for dy to dx. x is the layer's input of the mixture if everything is trained.
+func (p *Pass) sharedGrad(l int, dx, dy, x backend.Buffer) {
+	b, c, e, t, a, d := p.m.b, p.m.Config, &p.m.layers[l], p.t, p.layer(l).shared, p.dsh
+	gate, up, out, logit := p.cut(a.gate, c.Shared), p.cut(a.up, c.Shared), p.cut(a.out, c.Dim), p.cut(a.logit, 1)
+	dgate, dup, dact := p.cut(d.gate, c.Shared), p.cut(d.up, c.Shared), p.cut(p.act, c.Shared)
+	dout, dlogit := p.cut(d.out, c.Dim), p.cut(d.logit, 1)
+	b.AddGatedGrad(dout, dlogit, dy, out, logit)
+	if t.whole {
+		b.SwiGLU(dact, gate, up)
+		b.LinearGradWeight(t.grads[fmt.Sprintf("model.layers.%d.mlp.shared_expert.down_proj.weight", l)], dout, dact, p.rows)
+	}
+	b.LinearGradInput(dact, dout, e.shared.Down, false)
+	b.SwiGLUGrad(dgate, dup, dact, gate, up)
+	b.LinearGradInput(dx, dgate, e.shared.Gate, true)
+	b.LinearGradInput(dx, dup, e.shared.Up, true)
+	b.LinearGradInput(dx, dlogit, e.sharedGate, true)
+	if t.whole {
+		b.LinearGradWeight(t.grads[fmt.Sprintf("model.layers.%d.mlp.shared_expert.gate_proj.weight", l)], dgate, x, p.rows)
+		b.LinearGradWeight(t.grads[fmt.Sprintf("model.layers.%d.mlp.shared_expert.up_proj.weight", l)], dup, x, p.rows)
+		b.LinearGradWeight(t.grads[fmt.Sprintf("model.layers.%d.mlp.shared_expert_gate.weight", l)], dlogit, x, p.rows)
+	}
+}
+
+// onesOf is a column of ones: the product of a gradient with it is that of a bias.
+func (m *Model) onesOf(n int) backend.Buffer {
+	ones := make([]float32, n)
+	for i := range ones {
+		ones[i] = 1
+	}
+	b := m.b.Alloc(n)
+	m.b.Write(b, ones)
+	return b
 }

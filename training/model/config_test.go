@@ -197,6 +197,14 @@ func FuzzParseConfig(f *testing.F) {
 		}
 		f.Add(b)
 	}
+	for _, family := range []model.Family{model.OLMoE, model.Mixtral, model.Qwen2} {
+		c := validConfig
+		c.Family = family
+		if family == model.Qwen2 {
+			c.Shared, c.Bias = 7, true
+		}
+		f.Add(c.JSON())
+	}
 	f.Add([]byte("null"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := model.ParseConfig(b)
@@ -211,6 +219,16 @@ func FuzzParseConfig(f *testing.F) {
 		}
 		if again, err := model.ParseConfig(c.JSON()); err != nil || again != c {
 			t.Fatalf("%+v became %+v, %v", c, again, err)
+		}
+		if c.Experts < 1024 {
+			c.Experts++
+		}
+		amended, err := c.Amend(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := model.ParseConfig(amended); err != nil || again != c {
+			t.Fatalf("%+v amended became %+v, %v", c, again, err)
 		}
 	})
 }

@@ -28,12 +28,22 @@ type Model struct {
 	norm    backend.Buffer
 	head    backend.Weight
 	rope    backend.Rope
+
+	id   *identity
+	over *identity // of the model that this one is an overlay of
+	same int       // how many layers of that model are left as they are up to the mixture
 }
 
+// identity tells models apart without keeping them.
+type identity struct{ _ byte }
+
 type layer struct {
-	norm1, norm2, qNorm, kNorm backend.Buffer
+	norm1, norm2, qNorm, kNorm backend.Buffer // without QK norm the last two are nil
+	qBias, kBias, vBias        backend.Buffer // nil without biases
 	q, k, v, o, router         backend.Weight
 	experts                    []backend.Expert
+	shared                     backend.Expert // what every token goes through, if the model has that
+	sharedGate                 backend.Weight // [1, Dim]: how much of it counts
 }
 
 // New loads the model. Every weight must be finite.
@@ -57,12 +67,25 @@ func NewFrozen(b backend.Backend, c Config, src Source, trained []ExpertRef) (*M
 }
 
 func load(b backend.Backend, c Config, src Source, frozen func(name string) bool) (*Model, error) {
+	return loadWith(b, c, src, func(Spec) (backend.Weight, error) { return nil, nil }, frozen)
+}
+
+// loadWith is load that first asks for a weight that need not be loaded.
+func loadWith(b backend.Backend, c Config, src Source, there func(Spec) (backend.Weight, error), frozen func(name string) bool) (*Model, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	m := &Model{Config: c, b: b, tensors: map[string]backend.Buffer{}, weights: map[string]backend.Weight{}}
+	m := &Model{Config: c, b: b, id: new(identity), tensors: map[string]backend.Buffer{}, weights: map[string]backend.Weight{}}
 	var host []float32
 	for _, s := range c.Specs() {
+		w, err := there(s)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %s: %w", ErrWeights, s.Name, err)
+		}
+		if w != nil {
+			m.weights[s.Name] = w
+			continue
+		}
 		if n := s.Len(); cap(host) < n {
 			host = make([]float32, n)
 		}
@@ -104,6 +127,13 @@ func (m *Model) assemble() {
 		y := layer{
 			norm1: t("input_layernorm"), norm2: t("post_attention_layernorm"), qNorm: t("self_attn.q_norm"), kNorm: t("self_attn.k_norm"),
 			q: w("self_attn.q_proj"), k: w("self_attn.k_proj"), v: w("self_attn.v_proj"), o: w("self_attn.o_proj"), router: w("mlp.gate"),
+		}
+		if c.Bias {
+			y.qBias, y.kBias, y.vBias = m.tensors[p+"self_attn.q_proj.bias"], m.tensors[p+"self_attn.k_proj.bias"], m.tensors[p+"self_attn.v_proj.bias"]
+		}
+		if c.Shared > 0 {
+			y.shared = backend.Expert{Gate: w("mlp.shared_expert.gate_proj"), Up: w("mlp.shared_expert.up_proj"), Down: w("mlp.shared_expert.down_proj")}
+			y.sharedGate = w("mlp.shared_expert_gate")
 		}
 		for e := range c.Experts {
 			y.experts = append(y.experts, backend.Expert{
@@ -147,8 +177,12 @@ func ropeTables(b backend.Backend, c Config) backend.Rope {
 // Overlay returns a model with some tensors replaced. The others, and their packed forms, are shared with m, so the two
 // can be compared at the cost of what differs. Values must be finite.
 func (m *Model) Overlay(changed map[string][]float32) (*Model, error) {
-	o := &Model{Config: m.Config, b: m.b, rope: m.rope, tensors: maps.Clone(m.tensors), weights: maps.Clone(m.weights)}
+	o := &Model{
+		Config: m.Config, b: m.b, rope: m.rope, tensors: maps.Clone(m.tensors), weights: maps.Clone(m.weights),
+		id: new(identity), over: m.id, same: m.Layers,
+	}
 	for name, v := range changed {
+		o.same = min(o.same, untouched(name, m.Layers))
 		if m.size(name) != len(v) {
 			return nil, fmt.Errorf("%w: %s: no such tensor of %d values", ErrWeights, name, len(v))
 		}
@@ -167,6 +201,33 @@ func (m *Model) Overlay(changed map[string][]float32) (*Model, error) {
 	return o, m.b.Sync()
 }
 
+// SharedWith returns how many of the lowest layers compute the same in m and in base up to their mixture: all if they are one
+// model, those below what was changed if m is an overlay of base, none otherwise.
+func (m *Model) SharedWith(base *Model) int {
+	switch base.id {
+	case m.id:
+		return m.Layers
+	case m.over:
+		return m.same
+	}
+	return 0
+}
+
+// untouched returns how many layers compute the same up to their mixture, whatever the tensor of that name holds.
+func untouched(name string, layers int) int {
+	var l int
+	if _, err := fmt.Sscanf(name, "model.layers.%d.", &l); err != nil {
+		if strings.HasPrefix(name, "model.embed") {
+			return 0
+		}
+		return layers // of the head
+	}
+	if strings.Contains(name, ".mlp.") || strings.Contains(name, ".post_attention_layernorm.") {
+		return l + 1
+	}
+	return l
+}
+
 // size is how many values the tensor of that name has; 0 if there is none.
 func (m *Model) size(name string) int {
 	if t, ok := m.tensors[name]; ok {
@@ -183,14 +244,19 @@ func (m *Model) size(name string) int {
 func (m *Model) Backend() backend.Backend { return m.b }
 
 // Read copies the tensor of that name to a new slice; it panics on a name the configuration does not have, and on a
-// frozen one.
+// frozen one unless the backend is a backend.Mapper.
 func (m *Model) Read(name string) []float32 {
+	v := make([]float32, m.size(name))
 	t, ok := m.tensors[name]
-	if !ok {
+	mapper, can := m.b.(backend.Mapper)
+	switch {
+	case ok:
+		m.b.Read(v, t)
+	case can && m.weights[name] != nil:
+		mapper.Values(v, m.weights[name])
+	default:
 		panic("model: no tensor " + name + " that can be read")
 	}
-	v := make([]float32, t.Len())
-	m.b.Read(v, t)
 	return v
 }
 

@@ -37,10 +37,14 @@ type Pass struct {
 	invF   backend.Buffer
 	logits backend.Buffer // of at most HeadRows rows: [HeadRows, Vocab]
 
+	act backend.Buffer // of the shared expert: [rows, Shared]
+
 	dh, dx      backend.Buffer
 	dq, dk, dv  backend.Buffer
 	dqn, dkn    backend.Buffer
 	do, drouter backend.Buffer
+	dsh         sharedActs       // gradients of the shared expert's
+	ones        backend.Buffer   // of biases that are trained
 	drows       []backend.Buffer // per layer: the trained columns of drouter
 	tokens      []int32
 	probe       func(l int)
@@ -55,6 +59,22 @@ type acts struct {
 	attn       backend.Attn
 	o          backend.Buffer
 	mix        backend.Mix
+	shared     sharedActs
+}
+
+// sharedActs are the activations of a shared expert.
+type sharedActs struct {
+	gate, up backend.Buffer // [rows, Shared]
+	out      backend.Buffer // [rows, Dim]
+	logit    backend.Buffer // [rows, 1]: its sigmoid weighs out
+}
+
+func (m *Model) newSharedActs(n int) sharedActs {
+	if m.Shared == 0 {
+		return sharedActs{}
+	}
+	a := m.b.AllocActivation
+	return sharedActs{gate: a(n * m.Shared), up: a(n * m.Shared), out: a(n * m.Dim), logit: m.b.Alloc(n)}
 }
 
 // NewPass allocates for batches of up to sequences·seq tokens. With t nil it can only go forward.
@@ -79,6 +99,9 @@ func (m *Model) NewPassOf(size Layout, t *Trainable) *Pass {
 		p.HeadRows = max(256, 1<<(bits.Len(uint(1<<27/c.Vocab))-1))
 	}
 	p.logits = a(min(n, p.HeadRows) * c.Vocab)
+	if c.Shared > 0 {
+		p.act = a(n * c.Shared)
+	}
 	layers, streams := 1, 1
 	if t != nil {
 		layers, streams = c.Layers, c.Layers+1
@@ -88,6 +111,10 @@ func (m *Model) NewPassOf(size Layout, t *Trainable) *Pass {
 		p.dh, p.dx, p.do = wide(n*c.Dim), a(n*c.Dim), a(n*qw)
 		p.dq, p.dk, p.dv, p.dqn, p.dkn = a(n*qw), a(n*kw), a(n*kw), a(n*qw), a(n*kw)
 		p.drouter = wide(n * c.Experts)
+		p.dsh = m.newSharedActs(n)
+		if t.whole && c.Bias {
+			p.ones = m.onesOf(n)
+		}
 		for _, l := range t.layers {
 			p.drows = append(p.drows, wide(n*len(l.rows)))
 		}
@@ -99,9 +126,10 @@ func (m *Model) NewPassOf(size Layout, t *Trainable) *Pass {
 		p.acts = append(p.acts, acts{
 			h2: wide(n * c.Dim), inv1: wide(n), inv2: wide(n),
 			q: a(n * qw), k: a(n * kw), v: a(n * kw), invQ: wide(n * c.Heads), invK: wide(n * c.KVHeads),
-			o:    a(n * qw),
-			attn: m.b.NewAttn(p.shape(), n, t != nil),
-			mix:  m.b.NewMix(backend.MixtureShape{Experts: c.Experts, TopK: c.TopK, Model: c.Dim, Width: c.Width, Normalize: c.Normalize}, n, t != nil),
+			o:      a(n * qw),
+			attn:   m.b.NewAttn(p.shape(), n, t != nil),
+			mix:    m.b.NewMix(backend.MixtureShape{Experts: c.Experts, TopK: c.TopK, Model: c.Dim, Width: c.Width, Normalize: c.Normalize}, n, t != nil),
+			shared: m.newSharedActs(n),
 		})
 	}
 	return p
@@ -148,16 +176,43 @@ func (p *Pass) norm2(l int) backend.Buffer {
 
 // rotated sets queries and keys to what attention takes.
 func (p *Pass) rotated(l int) (qn, kn backend.Buffer) {
-	m, c, y, a := p.m, p.m.Config, &p.m.layers[l], p.layer(l)
+	c, y, a := p.m.Config, &p.m.layers[l], p.layer(l)
 	qw, kw := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
 	qn, kn = p.cut(p.qn, qw), p.cut(p.kn, kw)
-	m.b.HeadNormRope(qn, p.cut(a.invQ, c.Heads), p.cut(a.q, qw), y.qNorm, m.rope, c.Heads, p.Seq, float32(c.NormEps))
-	m.b.HeadNormRope(kn, p.cut(a.invK, c.KVHeads), p.cut(a.k, kw), y.kNorm, m.rope, c.KVHeads, p.Seq, float32(c.NormEps))
+	p.rotate(qn, a.invQ, p.cut(a.q, qw), y.qNorm, c.Heads)
+	p.rotate(kn, a.invK, p.cut(a.k, kw), y.kNorm, c.KVHeads)
 	return qn, kn
 }
 
-// forward runs layer l up to the output of its mixture, which it returns.
-func (p *Pass) forward(l int) backend.Buffer {
+// rotate normalises x as the family does, keeping inv, and rotates it.
+func (p *Pass) rotate(y, inv, x, w backend.Buffer, heads int) {
+	b, c, r := p.m.b, p.m.Config, p.m.rope
+	switch c.Family.facts().norm {
+	case perHead:
+		b.HeadNormRope(y, p.cut(inv, heads), x, w, r, heads, p.Seq, float32(c.NormEps))
+		return
+	case perRow:
+		b.RMSNorm(y, p.cut(inv, 1), x, w, float32(c.NormEps))
+		x = y
+	}
+	b.Rotate(y, x, r, c.HeadDim, heads, p.Seq, false)
+}
+
+// shared adds the shared expert's output for x to y.
+func (p *Pass) shared(l int, y, x backend.Buffer) {
+	b, e, a := p.m.b, &p.m.layers[l], p.layer(l).shared
+	gate, up, act := p.cut(a.gate, p.m.Shared), p.cut(a.up, p.m.Shared), p.cut(p.act, p.m.Shared)
+	out, logit := p.cut(a.out, p.m.Dim), p.cut(a.logit, 1)
+	b.Linear(gate, x, e.shared.Gate)
+	b.Linear(up, x, e.shared.Up)
+	b.SwiGLU(act, gate, up)
+	b.Linear(out, act, e.shared.Down)
+	b.Linear(logit, x, e.sharedGate)
+	b.AddGated(y, out, logit)
+}
+
+// attend runs layer l up to its mixture: it sets h2, the residual stream before that.
+func (p *Pass) attend(l int) {
 	m, c, b := p.m, p.m.Config, p.m.b
 	y, a := &m.layers[l], p.layer(l)
 	qw, kw := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
@@ -166,28 +221,67 @@ func (p *Pass) forward(l int) backend.Buffer {
 	b.Linear(q, x1, y.q)
 	b.Linear(k, x1, y.k)
 	b.Linear(v, x1, y.v)
+	if c.Bias {
+		b.AddBias(q, y.qBias)
+		b.AddBias(k, y.kBias)
+		b.AddBias(v, y.vBias)
+	}
 	qn, kn := p.rotated(l)
 	o := p.cut(a.o, qw)
 	b.Attention(o, qn, kn, v, a.attn)
 	b.Linear(h2, o, y.o)
 	b.Add(h2, p.stream(l))
+}
+
+// mix returns the output of layer l's mixture for h2.
+func (p *Pass) mix(l int) backend.Buffer {
+	c, b, y, a := p.m.Config, p.m.b, &p.m.layers[l], p.layer(l)
 	r, moe := p.cut(p.router, c.Experts), p.cut(p.moe, c.Dim)
 	x2 := p.norm2(l)
 	b.Linear(r, x2, y.router)
 	b.Mixture(moe, x2, r, y.experts, a.mix)
+	if c.Shared > 0 {
+		p.shared(l, moe, x2)
+	}
 	return moe
 }
 
-// trunk runs everything up to the final norm.
-func (p *Pass) trunk(tokens []int32) {
+// forward runs layer l up to the output of its mixture, which it returns.
+func (p *Pass) forward(l int) backend.Buffer {
+	p.attend(l)
+	return p.mix(l)
+}
+
+// Prefix is the residual stream before the mixture of a layer, [tokens, Dim], by which models that are equal up to there
+// share what they compute below.
+type Prefix struct {
+	Layer  int
+	Stream backend.Buffer
+}
+
+// trunk runs everything up to the final norm. With from, what is below is not computed; to takes what is before the
+// mixture of its layer.
+func (p *Pass) trunk(tokens []int32, from, to *Prefix) {
 	m, c, b := p.m, p.m.Config, p.m.b
 	if len(tokens)%p.Seq != 0 || len(tokens) > p.Sequences*p.Seq || len(tokens) == 0 {
 		panic(fmt.Sprintf("model: batch of %d tokens for sequences of %d, at most %d", len(tokens), p.Seq, p.Sequences*p.Seq))
 	}
 	p.rows, p.tokens = len(tokens), tokens
-	b.Embed(p.stream(0), m.embed, tokens)
-	for l := range m.layers {
-		moe := p.forward(l)
+	first := 0
+	if from != nil {
+		first = from.Layer
+		b.Copy(p.cut(p.layer(first).h2, c.Dim), from.Stream)
+	} else {
+		b.Embed(p.stream(0), m.embed, tokens)
+	}
+	for l := first; l < c.Layers; l++ {
+		if from == nil || l > first {
+			p.attend(l)
+		}
+		if to != nil && l == to.Layer {
+			b.Copy(to.Stream, p.cut(p.layer(l).h2, c.Dim))
+		}
+		moe := p.mix(l)
 		if p.probe != nil {
 			p.probe(l)
 		}
@@ -210,7 +304,13 @@ func (p *Pass) head(visit func(lo, hi int, logits, final backend.Buffer)) {
 // Loss writes the loss in nats of every target to losses, where they are after the backend's next Sync. tokens and
 // targets are whole sequences one after another.
 func (p *Pass) Loss(losses []float64, tokens, targets []int32) {
-	p.trunk(tokens)
+	p.LossBetween(losses, tokens, targets, nil, nil)
+}
+
+// LossBetween is Loss that begins at from, which a model equal to this one up to there has filled, and fills to, for
+// others. Both may be nil. It changes no bit.
+func (p *Pass) LossBetween(losses []float64, tokens, targets []int32, from, to *Prefix) {
+	p.trunk(tokens, from, to)
 	p.head(func(lo, hi int, logits, _ backend.Buffer) {
 		p.m.b.CrossEntropy(losses[lo:hi], logits, targets[lo:hi], 0)
 	})
@@ -218,7 +318,7 @@ func (p *Pass) Loss(losses []float64, tokens, targets []int32) {
 
 // Logits runs forward and returns the logits [tokens, Vocab].
 func (p *Pass) Logits(tokens []int32) []float32 {
-	p.trunk(tokens)
+	p.trunk(tokens, nil, nil)
 	out := make([]float32, p.rows*p.m.Vocab)
 	p.head(func(lo, hi int, logits, _ backend.Buffer) {
 		p.m.b.Read(out[lo*p.m.Vocab:hi*p.m.Vocab], logits)
@@ -234,5 +334,5 @@ func (p *Pass) Probe(tokens []int32, visit func(layer int, x []float32, load []i
 		visit(l, x, p.layer(l).mix.Load())
 	}
 	defer func() { p.probe = nil }()
-	p.trunk(tokens)
+	p.trunk(tokens, nil, nil)
 }

@@ -1,6 +1,7 @@
 package optim_test
 
 import (
+	"errors"
 	"math"
 	"strings"
 	"testing"
@@ -404,4 +405,114 @@ func TestEpsOfFloat32(t *testing.T) {
 	before := s.values()
 	s.optimizer(t, c).Step(1e-2)
 	sameBits(t, "no gradient and the smallest Eps", s.values(), before)
+}
+
+// TestShapes: what the learning rate does after the warm-up.
+func TestShapes(t *testing.T) {
+	for shape, want := range map[optim.Shape][]float64{
+		optim.Constant: {0.5, 1, 1, 1, 1, 1}, optim.Cosine: {0.5, 1, (2 + math.Sqrt2) / 4, 0.5, (2 - math.Sqrt2) / 4, 0},
+	} {
+		s := optim.Schedule{Peak: 1, Warmup: 1, Shape: shape}
+		for i, w := range want {
+			if got := s.LR(i, 5); math.Abs(got-w) > 1e-15 {
+				t.Errorf("%v, step %d of 5: %v, want %v", shape, i, got, w)
+			}
+		}
+		var read optim.Shape
+		if err := read.Set(shape.String()); err != nil || read != shape {
+			t.Errorf("%v is read as %v: %v", shape, read, err)
+		}
+	}
+	var read optim.Shape
+	if err := read.Set("linear"); err != nil || read != optim.Linear {
+		t.Errorf("linear is read as %v: %v", read, err)
+	}
+	if err := read.Set("steps"); err == nil {
+		t.Error("no such shape")
+	}
+}
+
+// halfOf is the rule of docs/spec/exact.md by itself: of the two bfloat16 neighbours the nearer, of equals the even one.
+func halfOf(x float32) uint16 {
+	lo := uint16(math.Float32bits(x) >> 16)
+	at := func(h uint16) float64 { return float64(math.Float32frombits(uint32(h) << 16)) }
+	switch a, b := math.Abs(float64(x)-at(lo)), math.Abs(at(lo+1)-float64(x)); {
+	case a < b || a == b && lo%2 == 0:
+		return lo
+	default:
+		return lo + 1
+	}
+}
+
+// TestHalf: moments in bfloat16 are those in float32 of one step from what was kept, rounded, and move a parameter as they
+// are before that. A state goes on, and only in its own kind.
+func TestHalf(t *testing.T) {
+	c := optim.Defaults()
+	c.Half = true
+	s := newSet(t)
+	o := s.optimizer(t, c)
+	widen := func(h []uint16) []float32 {
+		v := make([]float32, len(h))
+		for i, x := range h {
+			v[i] = math.Float32frombits(uint32(x) << 16)
+		}
+		return v
+	}
+	for k := range 60 {
+		before := o.State()
+		twin := newSet(t)
+		values := s.values()
+		for _, p := range twin.params {
+			twin.b.Write(p.Value, values[:p.Value.Len()])
+			values = values[p.Value.Len():]
+		}
+		full := twin.optimizer(t, optim.Defaults())
+		if err := full.Restore(optim.State{Steps: before.Steps, M: widen(before.HalfM), V: widen(before.HalfV)}); err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range []*set{s, twin} {
+			x.setGrads(gradient(k))
+		}
+		o.Step(1e-2)
+		full.Step(1e-2)
+		sameBits(t, "values", s.values(), twin.values())
+		got, want := o.State(), full.State()
+		for i := range want.M {
+			if got.HalfM[i] != halfOf(want.M[i]) || got.HalfV[i] != halfOf(want.V[i]) {
+				t.Fatalf("step %d, value %d: moments %04x and %04x of %v and %v", k, i, got.HalfM[i], got.HalfV[i], want.M[i], want.V[i])
+			}
+		}
+		if !got.Half() || got.M != nil || got.Len() != total {
+			t.Fatalf("state %+v", got)
+		}
+		second := make([]float32, 3)
+		got.Second(second, 4)
+		sameBits(t, "second moments", second, widen(got.HalfV[4:7]))
+		again := s.optimizer(t, c)
+		if err := again.Restore(got); err != nil {
+			t.Fatal(err)
+		}
+		o = again
+	}
+	if err := o.Restore(optim.State{M: make([]float32, total), V: make([]float32, total)}); err == nil || !strings.Contains(err.Error(), "bfloat16") {
+		t.Errorf("a state in float32: %v", err)
+	}
+	if err := s.optimizer(t, optim.Defaults()).Restore(o.State()); err == nil {
+		t.Error("an optimizer in float32 takes a state in bfloat16")
+	}
+	mixed := o.State()
+	mixed.HalfV, mixed.V = nil, make([]float32, total)
+	if err := o.Restore(mixed); err == nil {
+		t.Error("moments of two kinds")
+	}
+	c.Beta2 = 0.999
+	if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "Beta2") {
+		t.Errorf("moments that would not decay: %v", err)
+	}
+	type plain struct{ backend.Backend }
+	c = optim.Defaults()
+	c.Half = true
+	if _, err := optim.New(plain{s.b}, c, s.params); !errors.Is(err, backend.ErrUnsupported) {
+		t.Errorf("a backend without them: %v", err)
+	}
 }

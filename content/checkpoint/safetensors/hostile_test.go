@@ -167,7 +167,7 @@ func FuzzOpen(f *testing.F) {
 				writable = false
 				continue
 			}
-			x := Tensor{info.Name, info.DType, info.Shape, make([]float32, info.Elements())}
+			x := Tensor{Name: info.Name, DType: info.DType, Shape: info.Shape, Data: make([]float32, info.Elements())}
 			if err := file.ReadF32(info.Name, x.Data); err != nil {
 				t.Fatal(err)
 			}

@@ -165,8 +165,34 @@ func (f *File) ReadF32(name string, dst []float32) error {
 	if int64(len(dst)) != info.Elements() {
 		return fmt.Errorf("%s: %w: tensor %q has %d elements, dst has %d", f.name, ErrTensor, name, info.Elements(), len(dst))
 	}
-	return f.each(info, func(first int64, v []byte, n int64) error {
-		decode(dst[first:first+n], v, info.DType)
+	return f.readPart(info, 0, dst)
+}
+
+// ReadFinitePart fills dst with the values of a tensor from number first on, row-major, as [File.ReadFiniteF32] does with
+// all of them.
+func (f *File) ReadFinitePart(name string, first int64, dst []float32) error {
+	info, err := f.Tensor(name)
+	if err != nil {
+		return err
+	}
+	if first < 0 || first > info.Elements() || int64(len(dst)) > info.Elements()-first {
+		return fmt.Errorf("%s: %w: tensor %q has %d elements, none or too few from %d on for %d", f.name, ErrTensor, name, info.Elements(), first, len(dst))
+	}
+	if err := f.readPart(info, first, dst); err != nil {
+		return err
+	}
+	if i := FirstNotFinite(dst); i >= 0 {
+		return &NotFiniteError{File: f.name, Tensor: name, Index: first + int64(i), Value: dst[i]}
+	}
+	return nil
+}
+
+func (f *File) readPart(info Info, first int64, dst []float32) error {
+	size := info.DType.Size()
+	info.begin += first * size
+	info.end = info.begin + int64(len(dst))*size
+	return f.each(info, func(at int64, v []byte, n int64) error {
+		decode(dst[at:at+n], v, info.DType)
 		return nil
 	})
 }
@@ -204,8 +230,8 @@ func (f *File) CheckFinite(name string) error {
 	})
 }
 
-// each hands out the bytes of an F32 or BF16 tensor in pieces of n whole elements, the first of them being element
-// first.
+// each hands out the bytes from begin to end of an F32 or BF16 tensor in pieces of n whole elements, the first of them
+// being element first of those.
 func (f *File) each(info Info, visit func(first int64, b []byte, n int64) error) error {
 	if info.DType != F32 && info.DType != BF16 {
 		return fmt.Errorf("%s: tensor %q: %w: %s", f.name, shorten(info.Name), ErrDType, info.DType)
@@ -217,7 +243,7 @@ func (f *File) each(info Info, visit func(first int64, b []byte, n int64) error)
 	}
 	if f.mapped != nil {
 		return f.guard(func() error {
-			return visit(0, f.mapped[f.data+info.begin:f.data+info.end], info.Elements())
+			return visit(0, f.mapped[f.data+info.begin:f.data+info.end], info.Bytes()/info.DType.Size())
 		})
 	}
 	size := info.DType.Size()

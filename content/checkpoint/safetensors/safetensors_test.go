@@ -15,6 +15,11 @@ import (
 	"testing"
 )
 
+// given is a tensor of values.
+func given(name string, t DType, shape []int64, v []float32) Tensor {
+	return Tensor{Name: name, DType: t, Shape: shape, Data: v}
+}
+
 func bitsOf(v []float32) []uint32 {
 	b := make([]uint32, len(v))
 	for i := range v {
@@ -126,7 +131,7 @@ func TestReference(t *testing.T) {
 					if err != nil || !slices.Equal(bitsOf(dst), w.Bits) {
 						t.Errorf("%s: %x, %v, want %x", info.Name, bitsOf(dst), err, w.Bits)
 					}
-					rewrite = append(rewrite, Tensor{info.Name, info.DType, info.Shape, dst})
+					rewrite = append(rewrite, Tensor{Name: info.Name, DType: info.DType, Shape: info.Shape, Data: dst})
 				}
 				if len(rewrite) != len(infos) || want.Metadata["format"] != "pt" {
 					return
@@ -166,7 +171,7 @@ func TestFinite(t *testing.T) {
 	data := make([]float32, n)
 	data[n-2] = float32(math.NaN())
 	var out bytes.Buffer
-	if err := Write(&out, []Tensor{{"w", F32, []int64{n}, data}}); err != nil {
+	if err := Write(&out, []Tensor{given("w", F32, []int64{n}, data)}); err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "f")
@@ -270,21 +275,21 @@ func TestWriteRefuses(t *testing.T) {
 		want    error
 		text    string
 	}{
-		"inexact":     {[]Tensor{{"w", BF16, []int64{3}, floats(0, 0x3f800000, 0x3f800001)}}, ErrNotExact, `tensor "w", index 2`},
-		"inexact NaN": {[]Tensor{{"w", BF16, []int64{1}, floats(0x7f800001)}}, ErrNotExact, `tensor "w", index 0`},
-		"twice":       {[]Tensor{{"w", F32, []int64{1}, one}, {"w", F32, []int64{1}, one}}, ErrTensor, "twice"},
-		"twice, two dtypes": {[]Tensor{{"w", F32, []int64{1}, one}, {"v", F32, []int64{1}, one}, {"w", BF16, []int64{1}, one}},
+		"inexact":     {[]Tensor{given("w", BF16, []int64{3}, floats(0, 0x3f800000, 0x3f800001))}, ErrNotExact, `tensor "w", index 2`},
+		"inexact NaN": {[]Tensor{given("w", BF16, []int64{1}, floats(0x7f800001))}, ErrNotExact, `tensor "w", index 0`},
+		"twice":       {[]Tensor{given("w", F32, []int64{1}, one), given("w", F32, []int64{1}, one)}, ErrTensor, "twice"},
+		"twice, two dtypes": {[]Tensor{given("w", F32, []int64{1}, one), given("v", F32, []int64{1}, one), given("w", BF16, []int64{1}, one)},
 			ErrTensor, "twice"},
-		"dtype":     {[]Tensor{{"w", F16, []int64{1}, one}}, ErrTensor, `dtype "F16"`},
-		"shape":     {[]Tensor{{"w", F32, []int64{2}, one}}, ErrTensor, "does not fit"},
-		"negative":  {[]Tensor{{"w", F32, []int64{-1}, one}}, ErrTensor, "negative"},
-		"negatives": {[]Tensor{{"w", F32, []int64{-1, -1}, one}}, ErrTensor, "negative"},
-		"overflow":  {[]Tensor{{"w", F32, []int64{1 << 32, 1 << 32}, nil}}, ErrTensor, "does not fit"},
-		"dims":      {[]Tensor{{"w", F32, make([]int64, 17), nil}}, ErrTensor, "dimensions"},
-		"quote":     {[]Tensor{{`a"b`, F32, []int64{1}, one}}, ErrTensor, "printable"},
-		"unicode":   {[]Tensor{{"é", F32, []int64{1}, one}}, ErrTensor, "printable"},
-		"no name":   {[]Tensor{{"", F32, []int64{1}, one}}, ErrTensor, "0 bytes"},
-		"metadata":  {[]Tensor{{"__metadata__", F32, []int64{1}, one}}, ErrTensor, "own"},
+		"dtype":     {[]Tensor{given("w", F16, []int64{1}, one)}, ErrTensor, `dtype "F16"`},
+		"shape":     {[]Tensor{given("w", F32, []int64{2}, one)}, ErrTensor, "does not fit"},
+		"negative":  {[]Tensor{given("w", F32, []int64{-1}, one)}, ErrTensor, "negative"},
+		"negatives": {[]Tensor{given("w", F32, []int64{-1, -1}, one)}, ErrTensor, "negative"},
+		"overflow":  {[]Tensor{given("w", F32, []int64{1 << 32, 1 << 32}, nil)}, ErrTensor, "does not fit"},
+		"dims":      {[]Tensor{given("w", F32, make([]int64, 17), nil)}, ErrTensor, "dimensions"},
+		"quote":     {[]Tensor{given(`a"b`, F32, []int64{1}, one)}, ErrTensor, "printable"},
+		"unicode":   {[]Tensor{given("é", F32, []int64{1}, one)}, ErrTensor, "printable"},
+		"no name":   {[]Tensor{given("", F32, []int64{1}, one)}, ErrTensor, "0 bytes"},
+		"metadata":  {[]Tensor{given("__metadata__", F32, []int64{1}, one)}, ErrTensor, "own"},
 	} {
 		var out bytes.Buffer
 		err := Write(&out, c.tensors)
@@ -296,7 +301,7 @@ func TestWriteRefuses(t *testing.T) {
 		}
 	}
 	full := errors.New("full")
-	if err := Write(&limited{n: 100, err: full}, []Tensor{{"w", F32, []int64{1000}, make([]float32, 1000)}}); !errors.Is(err, full) {
+	if err := Write(&limited{n: 100, err: full}, []Tensor{given("w", F32, []int64{1000}, make([]float32, 1000))}); !errors.Is(err, full) {
 		t.Errorf("the writer's error: %v", err)
 	}
 }
@@ -343,7 +348,7 @@ func TestMisuse(t *testing.T) {
 func TestShrunk(t *testing.T) {
 	const n = 100_000
 	var out bytes.Buffer
-	if err := Write(&out, []Tensor{{"w", F32, []int64{n}, make([]float32, n)}}); err != nil {
+	if err := Write(&out, []Tensor{given("w", F32, []int64{n}, make([]float32, n))}); err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "f")

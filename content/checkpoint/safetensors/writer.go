@@ -15,6 +15,9 @@ type Tensor struct {
 	DType DType
 	Shape []int64
 	Data  []float32 // BF16 values must be exact; see RoundBF16
+	// Load gives the values instead of Data, when they are written: a file may be longer than memory. It may be called more
+	// than once.
+	Load func() ([]float32, error)
 }
 
 // writeChunk is the number of elements converted at a time.
@@ -55,14 +58,32 @@ func (t *Tensor) Check() error {
 		}
 	}
 	size, ok := byteSize(t.DType, t.Shape)
-	if !ok || size != int64(len(t.Data))*t.DType.Size() {
+	if t.Load != nil && t.Data != nil {
+		return fmt.Errorf("%w: tensor %q has both Data and Load", ErrTensor, t.Name)
+	}
+	if !ok || t.Load == nil && size != int64(len(t.Data))*t.DType.Size() {
 		return fmt.Errorf("%w: tensor %q: shape %v does not fit %d values", ErrTensor, t.Name, t.Shape, len(t.Data))
 	}
 	return nil
 }
 
-// Bytes is the tensor's length in a file.
-func (t *Tensor) Bytes() int64 { return int64(len(t.Data)) * t.DType.Size() }
+// Bytes is the length in a file of a tensor that passes Check.
+func (t *Tensor) Bytes() int64 {
+	size, _ := byteSize(t.DType, t.Shape)
+	return size
+}
+
+// values returns the values to be written.
+func (t *Tensor) values() ([]float32, error) {
+	if t.Load == nil {
+		return t.Data, nil
+	}
+	v, err := t.Load()
+	if err == nil && int64(len(v))*t.DType.Size() != t.Bytes() {
+		err = fmt.Errorf("%w: tensor %q: shape %v does not fit %d values", ErrTensor, t.Name, t.Shape, len(v))
+	}
+	return v, err
+}
 
 // Write writes tensors as one file to w. The bytes depend on the set of tensors only, not on their order, and are those
 // that the reference library writes with the metadata {"format": "pt"}: larger dtypes first, so that every tensor is
@@ -97,10 +118,14 @@ func Write(w io.Writer, tensors []Tensor) error {
 	}
 	buf := make([]byte, 0, 4*writeChunk)
 	for _, t := range order {
-		for i := 0; i < len(t.Data); i += writeChunk {
-			b, bad := encode(buf, t.Data[i:min(i+writeChunk, len(t.Data))], t.DType)
+		data, err := t.values()
+		if err != nil {
+			return err
+		}
+		for i := 0; i < len(data); i += writeChunk {
+			b, bad := encode(buf, data[i:min(i+writeChunk, len(data))], t.DType)
 			if bad >= 0 {
-				return fmt.Errorf("%w: tensor %q, index %d: %v", ErrNotExact, t.Name, i+bad, t.Data[i+bad])
+				return fmt.Errorf("%w: tensor %q, index %d: %v", ErrNotExact, t.Name, i+bad, data[i+bad])
 			}
 			if _, err := w.Write(b); err != nil {
 				return err

@@ -16,6 +16,9 @@ import (
 var digests = map[string]string{
 	"AdamW":            "ec1cd5c7ca8190a72afffeac599d260c",
 	"Add":              "9a98cd9efe306f9549b58e8b34c3b80d",
+	"AddBias":          "b14e50582ed34358d57b9009aeacb162",
+	"AddGated":         "fd9657a7ce887db08b9f6c376675f7fc",
+	"AddGatedGrad":     "514ef74fe0b370ac1078457a744b2d54",
 	"Attention":        "a11a3544f85d16bce09c66c3a8a77a03",
 	"AttentionGrad":    "7eb0c044373d435cc726f9b11457160b",
 	"CrossEntropy":     "f65d8d4291e342d9048e8b9e04fdda4a",
@@ -29,13 +32,21 @@ var digests = map[string]string{
 	"MixtureGrad":      "308c657df76f8cc7235900b889baf7de",
 	"RMSNorm":          "619d8b5b94f38481508553089cb4a8ef",
 	"RMSNormGrad":      "5d3ab2a53c6c65213441a4f8093b7f15",
+	"Rotate":           "101663015512c42899a423787b065c86",
 	"SumSquares":       "2cf837ac81568f7c7cde9fb09731f8b1",
+	"SwiGLU":           "8bbacb1f1029f5ef23eb56711393a0cf",
+	"SwiGLUGrad":       "356ce5d489c165816f414102116bba4e",
 }
 
 func testDigests(l *lab) {
 	if !l.opts.Exact {
 		l.Skip("the backend does not claim exact arithmetic")
 	}
+	l.digests(battery)
+}
+
+// digests runs a battery and compares with what is recorded.
+func (l *lab) digests(battery []operation) {
 	for _, e := range battery {
 		h := sha256.New()
 		l.rand = newSource(e.seed)
@@ -90,13 +101,16 @@ func (s *source) rough(n int) []float32 {
 	return v
 }
 
-// battery has an entry for every operation that computes. Each draws from its own source, so one can be added without
-// moving the others. Small factors make results denormal: a device that flushes them fails.
-var battery = []struct {
+// operation is an entry of a battery.
+type operation struct {
 	name string
 	seed uint64
 	run  func(l *lab, d digester)
-}{
+}
+
+// battery has an entry for every operation that computes. Each draws from its own source, so one can be added without
+// moving the others. Small factors make results denormal: a device that flushes them fails.
+var battery = []operation{
 	{"Add", 101, func(l *lab, d digester) {
 		x := l.inout(l.rand.rough(1000))
 		l.b.Add(x, l.in(l.rand.rough(1000)))

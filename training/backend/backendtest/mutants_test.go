@@ -35,6 +35,11 @@ type mutant struct {
 	columns          func(dst, x backend.Buffer, cols []int)
 	prepare          func(w backend.Buffer, out, in int) backend.Weight
 	sync             func() error
+	addBias          func(x, bias backend.Buffer)
+	rotate           func(y, x backend.Buffer, r backend.Rope, dim, heads, seq int, back bool)
+	swiGLUGrad       func(dgate, dup, dy, gate, up backend.Buffer)
+	addGated         func(y, x, gate backend.Buffer)
+	addGatedGrad     func(dx, dgate, dy, x, gate backend.Buffer)
 }
 
 func newMutant(b backend.Backend) *mutant {
@@ -43,17 +48,19 @@ func newMutant(b backend.Backend) *mutant {
 		headNormRopeGrad: b.HeadNormRopeGrad, attention: b.Attention, attentionGrad: b.AttentionGrad, newMix: b.NewMix, mixture: b.Mixture,
 		mixtureGrad: b.MixtureGrad, embedGrad: b.EmbedGrad, crossEntropy: b.CrossEntropy, adamW: b.AdamW, sumSquares: b.SumSquares,
 		add: b.Add, columns: b.Columns, prepare: b.Prepare, sync: b.Sync,
+		addBias: b.AddBias, rotate: b.Rotate, swiGLUGrad: b.SwiGLUGrad, addGated: b.AddGated, addGatedGrad: b.AddGatedGrad,
 	}
 }
 
-// stale is a weight that does not hear of Refresh.
-type stale struct{ backend.Weight }
-
-func (stale) Refresh() {}
+// stale is a weight that multiplies by what it was prepared from, whatever came after.
+type stale struct {
+	backend.Weight
+	packed backend.Weight
+}
 
 func inside(w backend.Weight) backend.Weight {
 	if s, ok := w.(stale); ok {
-		return s.Weight
+		return s.packed
 	}
 	return w
 }
@@ -108,7 +115,18 @@ func (m *mutant) Columns(dst, x backend.Buffer, cols []int)         { m.columns(
 func (m *mutant) Prepare(w backend.Buffer, out, in int) backend.Weight {
 	return m.prepare(w, out, in)
 }
-func (m *mutant) Sync() error { return m.sync() }
+func (m *mutant) Sync() error                    { return m.sync() }
+func (m *mutant) AddBias(x, bias backend.Buffer) { m.addBias(x, bias) }
+func (m *mutant) Rotate(y, x backend.Buffer, r backend.Rope, dim, heads, seq int, back bool) {
+	m.rotate(y, x, r, dim, heads, seq, back)
+}
+func (m *mutant) SwiGLUGrad(dgate, dup, dy, gate, up backend.Buffer) {
+	m.swiGLUGrad(dgate, dup, dy, gate, up)
+}
+func (m *mutant) AddGated(y, x, gate backend.Buffer) { m.addGated(y, x, gate) }
+func (m *mutant) AddGatedGrad(dx, dgate, dy, x, gate backend.Buffer) {
+	m.addGatedGrad(dx, dgate, dy, x, gate)
+}
 
 // times returns a copy of x times a.
 func (m *mutant) times(x backend.Buffer, a float32) backend.Buffer {
@@ -274,7 +292,11 @@ var faults = []struct {
 		}
 	}},
 	{"Refresh", "packed weights kept", false, func(m *mutant) {
-		m.prepare = func(w backend.Buffer, out, in int) backend.Weight { return stale{m.Backend.Prepare(w, out, in)} }
+		m.prepare = func(w backend.Buffer, out, in int) backend.Weight {
+			v := make([]float32, w.Len())
+			m.Read(v, w)
+			return stale{m.Backend.Prepare(w, out, in), m.Freeze(v, out, in, false)}
+		}
 	}},
 	{"Composition", "the last bit depends on the number of rows", true, func(m *mutant) {
 		m.linear = func(y, x backend.Buffer, w backend.Weight) {
@@ -282,6 +304,31 @@ var faults = []struct {
 			if _, in := w.Shape(); x.Len() > 19*in {
 				m.bump(y, 0)
 			}
+		}
+	}},
+	{"Block", "bias on the first row only", false, func(m *mutant) {
+		m.addBias = func(x, bias backend.Buffer) { m.Backend.AddBias(x.Slice(0, bias.Len()), bias) }
+	}},
+	{"Block", "gradient rotated forward", false, func(m *mutant) {
+		m.rotate = func(y, x backend.Buffer, r backend.Rope, dim, heads, seq int, _ bool) {
+			m.Backend.Rotate(y, x, r, dim, heads, seq, false)
+		}
+	}},
+	{"Block", "positions counted over the batch", false, func(m *mutant) {
+		m.rotate = func(y, x backend.Buffer, r backend.Rope, dim, heads, seq int, back bool) {
+			m.Backend.Rotate(y, x, r, dim, heads, min(seq+1, r.Cos.Len()*2/dim), back)
+		}
+	}},
+	{"Block", "gradients of gate and up exchanged", false, func(m *mutant) {
+		m.swiGLUGrad = func(dgate, dup, dy, gate, up backend.Buffer) { m.Backend.SwiGLUGrad(dup, dgate, dy, gate, up) }
+	}},
+	{"Block", "set, not added", false, func(m *mutant) {
+		m.addGated = func(y, x, gate backend.Buffer) { m.Zero(y); m.Backend.AddGated(y, x, gate) }
+	}},
+	{"Block", "gradient of the gate without its slope", false, func(m *mutant) {
+		m.addGatedGrad = func(dx, dgate, dy, x, gate backend.Buffer) {
+			m.Backend.AddGatedGrad(dx, dgate, dy, x, gate)
+			m.Copy(dgate, m.times(dgate, 4))
 		}
 	}},
 	{"Digests", "the last bit of one value", true, func(m *mutant) {

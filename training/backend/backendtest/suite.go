@@ -40,6 +40,7 @@ func RunAll(t *testing.T, b backend.Backend, opts Options) {
 		{"Composition", testComposition},
 		{"Concurrency", testConcurrency},
 		{"Digests", testDigests},
+		{"Block", testBlock},
 	}
 	for _, s := range sections {
 		t.Run(s.name, func(t *testing.T) {

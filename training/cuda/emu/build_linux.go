@@ -61,7 +61,7 @@ func build(ctx context.Context, c Config) (string, error) {
 	if err := os.MkdirAll(b.cache, 0o755); err != nil {
 		return "", err
 	}
-	return b.program(c.Extra)
+	return b.program(c.Extra, c.hopper())
 }
 
 // findKernels looks for the module's root above the working directory, where tests run.
@@ -92,15 +92,21 @@ type builder struct {
 
 // own are the emulator's own sources.
 func (b *builder) own() []string {
-	return []string{filepath.Join(b.here, "emu.h"), filepath.Join(b.here, "runner", "switch.h"), filepath.Join(b.here, "runner", "runner.cpp")}
+	var all []string
+	for _, name := range []string{"emu.h", "sm90.h", "runner/switch.h", "runner/sm90.h", "runner/runner.cpp"} {
+		all = append(all, filepath.Join(b.here, filepath.FromSlash(name)))
+	}
+	return all
 }
 
-func (b *builder) program(extra []string) (string, error) {
+func (b *builder) program(extra []string, hopper bool) (string, error) {
 	sources, err := filepath.Glob(filepath.Join(b.kernels, "*.cu"))
 	if err != nil {
 		return "", err
 	}
-	sources = slices.DeleteFunc(sources, func(s string) bool { return strings.HasSuffix(s, "_sm90.cu") })
+	if !hopper { // they take the compiler as long as the rest
+		sources = slices.DeleteFunc(sources, func(s string) bool { return strings.HasSuffix(s, "_sm90.cu") })
+	}
 	for _, e := range extra {
 		abs, err := filepath.Abs(e)
 		if err != nil {

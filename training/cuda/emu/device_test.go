@@ -205,7 +205,7 @@ func bare(t *testing.T) string {
 	t.Helper()
 	root := t.TempDir()
 	kernels := filepath.Join(root, "kernels")
-	for _, f := range []string{"../kernels/common.cuh", "../kernels/ptx.cuh", "emu.h", "runner/switch.h", "runner/runner.cpp"} {
+	for _, f := range []string{"../kernels/common.cuh", "../kernels/ptx.cuh", "emu.h", "sm90.h", "runner/switch.h", "runner/sm90.h", "runner/runner.cpp"} {
 		text, err := os.ReadFile(f)
 		if err != nil {
 			t.Fatal(err)

@@ -198,8 +198,12 @@ func (e *Emulator) Close() error {
 
 // Info describes the device.
 func (e *Emulator) Info() cuda.Info {
-	return cuda.Info{Name: "emulator", Major: e.config.Major, Minor: e.config.Minor, SMs: e.config.SMs, SharedPerSM: 164 << 10,
+	i := cuda.Info{Name: "emulator", Major: e.config.Major, Minor: e.config.Minor, SMs: e.config.SMs, SharedPerSM: 164 << 10,
 		SharedPerCTA: 163 << 10, Memory: e.config.Memory, DriverVersion: 12080}
+	if e.config.hopper() {
+		i.SharedPerSM, i.SharedPerCTA = 228<<10, 227<<10
+	}
+	return i
 }
 
 // Kernels returns the names of all kernels, sorted.
@@ -230,9 +234,39 @@ func (e *Emulator) Load(ptx []byte, names []string) (map[string]cuda.Function, e
 	return found, nil
 }
 
-// TensorMap fails: the copy engine is not emulated.
-func (e *Emulator) TensorMap(cuda.TensorSpec) (cuda.TensorMap, error) {
-	return cuda.TensorMap{}, fmt.Errorf("%w: tensor maps need sm_90, which is not emulated", cuda.ErrLaunch)
+// mapMark begins a tensor map: runner/sm90.h looks for it.
+const mapMark = 0x70616d726f736e74
+
+// TensorMap writes the spec down, after the checks that a driver makes; what it maps must lie in one allocation. Below 9.0 it
+// fails.
+func (e *Emulator) TensorMap(s cuda.TensorSpec) (m cuda.TensorMap, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.usable(); err != nil {
+		return m, err
+	}
+	if !e.config.hopper() {
+		return m, fmt.Errorf("%w: tensor maps need compute capability 9.0", cuda.ErrLaunch)
+	}
+	bytes := 2
+	if s.Wide {
+		bytes = 4
+	}
+	switch {
+	case s.Base%16 != 0 || s.Stride*bytes%16 != 0:
+		return m, e.fault("tensor map of %+v: rows do not start at multiples of 16 bytes", s)
+	case s.Rows < 1 || s.Cols < 1 || s.Cols > s.Stride || s.Rows > math.MaxUint32:
+		return m, e.fault("tensor map of %+v: the shape", s)
+	case s.BoxCols*bytes != 128 || s.BoxRows < 1 || s.BoxRows > 256:
+		return m, e.fault("tensor map of %+v: rows of a box are 128 bytes, at most 256 of them", s)
+	}
+	if _, err := e.memory.slice(s.Base, int64((s.Rows-1)*s.Stride+s.Cols)*int64(bytes)); err != nil {
+		return m, e.fault("tensor map of %+v: %w", s, err)
+	}
+	for i, v := range []uint64{mapMark, uint64(s.Base), uint64(bytes), uint64(s.Rows), uint64(s.Cols), uint64(s.Stride), uint64(s.BoxRows), uint64(s.BoxCols)} {
+		binary.LittleEndian.PutUint64(m[8*i:], v)
+	}
+	return m, nil
 }
 
 // Launch checks the arguments against the kernel's parameters and its shape against the limits, and queues it.
@@ -254,10 +288,7 @@ func (e *Emulator) Launch(f cuda.Function, grid, block [3]int, shared int, s cud
 		return e.fault("kernel %s: %w", k.name, err)
 	}
 	header := []uint32{uint32(f - 1), uint32(grid[0]), uint32(grid[1]), uint32(grid[2]), uint32(block[0]), uint32(block[1]), uint32(block[2]),
-		uint32(shared), 0, uint32(len(args)), uint32(e.config.Seconds), 0}
-	if e.config.Reverse {
-		header[8] = 1
-	}
+		uint32(shared), flag(e.config.Reverse), uint32(len(slots)), uint32(e.config.Seconds), flag(e.config.Prompt)}
 	command := []byte{'l'}
 	for _, h := range header {
 		command = binary.LittleEndian.AppendUint32(command, h)
@@ -280,6 +311,13 @@ func (e *Emulator) Launch(f cuda.Function, grid, block [3]int, shared int, s cud
 		}
 		return nil
 	})
+}
+
+func flag(b bool) uint32 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // exchange sends a command and reads the text that answers it.
@@ -330,11 +368,14 @@ func letter(arg any) (byte, uint64) {
 		return 'l', uint64(v)
 	case uint64:
 		return 'L', v
+	case cuda.TensorMap:
+		return 'T', 0
 	}
 	return '?', 0
 }
 
-// arguments returns the kernel's slots and the allocations that it was given.
+// arguments returns the kernel's slots and the allocations that it was given. A tensor map lies behind the slots of all
+// arguments; its own says where.
 func (e *Emulator) arguments(k kernel, args []any) ([]uint64, []cuda.Ptr, error) {
 	if len(args) != len(k.parameters) {
 		return nil, nil, fmt.Errorf("%d arguments for %d parameters", len(args), len(k.parameters))
@@ -347,7 +388,14 @@ func (e *Emulator) arguments(k kernel, args []any) ([]uint64, []cuda.Ptr, error)
 			return nil, nil, fmt.Errorf("argument %d is %T; the parameters are %q", i, a, k.parameters)
 		}
 		slots[i] = bits
-		if l == 'p' && bits != 0 {
+		if m, ok := a.(cuda.TensorMap); ok {
+			slots[i] = uint64(len(slots))
+			for at := 0; at < len(m); at += 8 {
+				slots = append(slots, binary.LittleEndian.Uint64(m[at:]))
+			}
+			bits = binary.LittleEndian.Uint64(m[8:])
+		}
+		if (l == 'p' || l == 'T') && bits != 0 {
 			r, ok := e.memory.find(cuda.Ptr(bits))
 			if !ok {
 				return nil, nil, fmt.Errorf("argument %d, %#x, points to no allocated memory", i, bits)

@@ -19,11 +19,12 @@ type Config struct {
 	Extra   []string // more .cu files
 	Cache   string   // where built programs are kept; default: in the user's cache directory
 	Memory  int64    // bytes of device memory; default 1 GiB
-	Major   int      // compute capability; default 8.0
+	Major   int      // compute capability; default 8.0. With 9.0 there are the kernels of *_sm90.cu too
 	Minor   int
 	SMs     int  // multiprocessors; default 4
 	Reverse bool // run blocks and threads in descending order
 	Eager   bool // run work at once instead of when it is waited for: for debugging
+	Prompt  bool // what the copy engine and the tensor cores of 9.0 do beside the threads is done at once, not as late as it may
 	Seconds int  // processor time after which a launch fails; default 60
 }
 
@@ -42,6 +43,9 @@ func (c Config) withDefaults() Config {
 	}
 	return c
 }
+
+// hopper says whether there is a copy engine with tensor maps.
+func (c Config) hopper() bool { return c.Major == 9 && c.Minor == 0 }
 
 // Test starts an emulator that ends with the test. Without a compiler the test is skipped; on Linux it fails if CI is set in the
 // environment.

@@ -1,5 +1,5 @@
 // CUDA C++ as plain C++17: what a kernel may use, declared so that g++ compiles the kernels unchanged. runner/runner.cpp has the
-// rest. Included by kernels/common.cuh under BZD_EMULATE and by nothing else; it includes no header itself, so that a
+// rest. Included by kernels/common.cuh under BZD_EMULATE and by nothing else; it includes no header of others, so that a
 // kernel cannot use by accident what NVRTC lacks.
 //
 // A block's threads are fibers of one operating-system thread. A fiber runs until it reaches a barrier or a collective.
@@ -55,6 +55,11 @@ inline ushort2 make_ushort2(unsigned short x, unsigned short y) { return {x, y};
 struct dim3 {
     unsigned x, y, z;
     constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+// TensorMap stands in for a CUtensorMap.
+struct alignas(64) TensorMap {
+    unsigned long long opaque[16];
 };
 
 extern uint3 threadIdx, blockIdx;
@@ -118,7 +123,8 @@ template <class T> inline T shfl_xor(int line, u32 mask, T v, int with, int widt
     return value_of<T>(exchange(line, mask, bits_of(v), source >= (lane & ~(width - 1)) + width ? lane : source));
 }
 
-// ---- the registry: kernels by name, their parameters as letters (p pointer, i u int, f float, l L long long, ? other)
+// ---- the registry: kernels by name, their parameters as letters (p pointer, i u int, f float, l L long long, T TensorMap, ?
+// other)
 
 typedef void (*Call)(const u64 *slots);
 struct Registered {
@@ -139,6 +145,19 @@ template <> struct Letter<unsigned> { static constexpr char value = 'u'; };
 template <> struct Letter<float> { static constexpr char value = 'f'; };
 template <> struct Letter<long long> { static constexpr char value = 'l'; };
 template <> struct Letter<unsigned long long> { static constexpr char value = 'L'; };
+template <> struct Letter<TensorMap> { static constexpr char value = 'T'; };
+
+// Argument finds a kernel's argument: its slot has the value, or the number of the slot where a longer one starts.
+template <class T> struct Argument {
+    static T get(const u64 *slots, unsigned i) { return value_of<T>(slots[i]); }
+};
+template <> struct Argument<TensorMap> {
+    static TensorMap get(const u64 *slots, unsigned i) {
+        TensorMap t;
+        __builtin_memcpy(&t, slots + slots[i], sizeof t);
+        return t;
+    }
+};
 
 template <unsigned... I> struct Indices {};
 template <unsigned N, unsigned... I> struct MakeIndices : MakeIndices<N - 1, N - 1, I...> {};
@@ -147,7 +166,7 @@ template <unsigned... I> struct MakeIndices<0, I...> { typedef Indices<I...> typ
 template <class F, F *f> struct Entry;
 template <class... A, void (*f)(A...)> struct Entry<void(A...), f> {
     static constexpr char parameters[] = {Letter<A>::value..., 0};
-    template <unsigned... I> static void unpack(const u64 *slots, Indices<I...>) { f(value_of<A>(slots[I])...); }
+    template <unsigned... I> static void unpack(const u64 *slots, Indices<I...>) { f(Argument<A>::get(slots, I)...); }
     static void call(const u64 *slots) { unpack(slots, typename MakeIndices<sizeof...(A)>::type()); }
 };
 #define BZD_ENTRY(name, threads) {#name, emu::Entry<decltype(name), &name>::call, emu::Entry<decltype(name), &name>::parameters, (unsigned)(threads)}
@@ -298,3 +317,5 @@ template <class T> inline T atomicCAS(T *p, T compare, T v) {
     if (old == compare) *p = v;
     return old;
 }
+
+#include "sm90.h"

@@ -8,51 +8,7 @@
 #include "fast.cuh"
 #include "sm90.cuh"
 
-// ---- products. product starts d = a·b (+ d) over 16 values of k, a along k; the columns are 2·(length of d). Operand a is in
-// shared memory, or in registers: pairs of rows lane/4 and 8 below, columns 2(lane mod 4), +1, then columns 8 further, which is
-// how wgmma leaves two neighbouring groups of 8 columns of a result.
-
-#define WGMMA_32(d)                                                                                                   \
-    "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),                   \
-    "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),             \
-    "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),           \
-    "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-
-#define WGMMA_D32                                                             \
-    "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-#define WGMMA_D64                                                                     \
-    "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "         \
-    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
-    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-
-template <int TRANS_B> DEVICE void product(float (&d)[32], u64 a, u64 b, bool add) {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " WGMMA_D32
-                 "%32, %33, p, 1, 1, 0, %35;\n}\n"
-                 : WGMMA_32(d)
-                 : "l"(a), "l"(b), "r"((int)add), "n"(TRANS_B));
-}
-template <int TRANS_B> DEVICE void product(float (&d)[64], u64 a, u64 b, bool add) { wgmma<0, TRANS_B>(d, a, b, add); }
-
-template <int TRANS_B> DEVICE void product(float (&d)[32], const u32 (&a)[4], u64 b, bool add) {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " WGMMA_D32
-                 "{%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}\n"
-                 : WGMMA_32(d)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add), "n"(TRANS_B));
-}
-template <int TRANS_B> DEVICE void product(float (&d)[64], const u32 (&a)[4], u64 b, bool add) {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " WGMMA_D64
-                 "{%64, %65, %66, %67}, %68, p, 1, 1, %70;\n}\n"
-                 : WGMMA_64(d)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add), "n"(TRANS_B));
-}
-
-// settle keeps the compiler from moving uses of a result above the wait for it.
-template <int N> DEVICE void settle(float (&d)[N]) {
-#pragma unroll
-    for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
-}
+// ---- products
 
 // Descriptors of a tile of R rows as an operand along and across k: the low words, to which 16-byte steps are added. The high
 // words are all the same.
@@ -124,13 +80,6 @@ template <int D> DEVICE void put_rows(bf16 *g, int ld, int live, unsigned char *
 
 // ---- loading
 
-// bulk_load copies bytes, a multiple of 16, and adds them at bar.
-DEVICE void bulk_load(void *smem, const void *gmem, int bytes, u64 *bar) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(
-                     shared_address(smem)),
-                 "l"(gmem), "r"(bytes), "r"(shared_address(bar))
-                 : "memory");
-}
 // load_tile copies R rows of the D columns from col. A loop, and loops around it, because who loads has few registers.
 template <int R, int D> DEVICE void load_tile(unsigned char *tile, const TensorMap *map, int row, int col, u64 *bar) {
 #pragma unroll 1
@@ -151,7 +100,6 @@ DEVICE void release(u64 *bar) {
     __syncwarp();
     if ((threadIdx.x & 31) == 0) barrier_arrive(bar);
 }
-DEVICE void named_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;\n" ::"r"(id), "r"(threads) : "memory"); }
 
 // ---- work
 

@@ -1,7 +1,6 @@
 // Instructions of sm_90a: the copy engine (TMA), its barriers, clusters, and matrix products of warpgroups.
 //
-// Only files named *_sm90.cu include it. There is no emulation of it; what these kernels compute is also computed by kernels
-// for sm_80, which have one.
+// Only files named *_sm90.cu include it. Under BZD_EMULATE emu/sm90.h implements the same functions.
 #pragma once
 
 #include "ptx.cuh"
@@ -9,11 +8,32 @@
 // TensorMap is a CUtensorMap: as a kernel argument `const __grid_constant__ TensorMap`, or in global memory. All maps here
 // have boxes of 64 rows of 64 bf16 (128 bytes), 128-byte swizzle and zeros out of bounds: in shared memory, aligned to 1024
 // bytes, chunk c (16 bytes) of row r lies at r·128 + (c ^ r mod 8)·16.
+#ifndef BZD_EMULATE
 struct alignas(64) TensorMap {
     u64 opaque[16];
 };
+#endif
 
 constexpr int BOX = 64, BOX_BYTES = BOX * 128;
+
+// Descriptors of operands in shared memory with 128-byte swizzle. Fields (PTX ISA, matrix descriptor, all but the last two
+// divided by 16): address 0–13, leading dimension offset 16–29, stride offset 32–45, base offset 49–51 (0: patterns begin at
+// multiples of 1024), swizzle 62–63 (1: 128 bytes).
+//
+// Along k (not transposed): rows of 64 values of k; the stride is that of 8 rows, 1024 bytes, and the leading offset is not
+// used. The next 16 of k are 32 bytes on.
+DEVICE u64 operand_along_k(const void *smem) {
+    return (u64)((shared_address(smem) & 0x3ffff) >> 4) | (u64)1 << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
+}
+// Across k (transposed): rows of 64 values of m or n, one row per value of k; the stride is that of 8 rows, and the leading
+// offset leads to the box with the next 64 of m or n. The next 16 of k are 16 rows, 2048 bytes, on.
+DEVICE u64 operand_across_k(const void *smem) {
+    return (u64)((shared_address(smem) & 0x3ffff) >> 4) | (u64)(BOX_BYTES >> 4) << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
+}
+
+#ifdef BZD_EMULATE
+DEVICE u32 convert_pair(float lo, float hi) { return pack_bf16(lo, hi); }
+#else
 
 // ---- barriers in shared memory
 
@@ -65,6 +85,8 @@ DEVICE void barrier_wait_cluster(u64 *bar, int parity) {
 
 // named_barrier is __syncthreads for the threads that name it; id 0 is __syncthreads itself.
 DEVICE void named_barrier(int id, int threads) { asm volatile("bar.sync %0, %1;\n" ::"r"(id), "r"(threads) : "memory"); }
+// named_arrive arrives at it without waiting.
+DEVICE void named_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;\n" ::"r"(id), "r"(threads) : "memory"); }
 
 // ---- the copy engine
 
@@ -87,6 +109,13 @@ DEVICE void tma_load_multicast(void *smem, const TensorMap *map, int row, int co
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
                  "[%1, {%2, %3}], [%4], %5;\n" ::"r"(shared_address(smem)),
                  "l"(map), "r"(col), "r"(row), "r"(shared_address(bar)), "h"(mask)
+                 : "memory");
+}
+// bulk_load copies bytes, a multiple of 16, and adds them at bar.
+DEVICE void bulk_load(void *smem, const void *gmem, int bytes, u64 *bar) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(
+                     shared_address(smem)),
+                 "l"(gmem), "r"(bytes), "r"(shared_address(bar))
                  : "memory");
 }
 // tma_store copies a box out of shared memory, less what lies out of bounds. Stores form groups as cp.async does.
@@ -141,21 +170,6 @@ template <int N> DEVICE void registers_more() { asm volatile("setmaxnreg.inc.syn
 DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory"); }
 DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory"); }
 template <int N> DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(N) : "memory"); }
-
-// Descriptors of operands in shared memory with 128-byte swizzle. Fields (PTX ISA, matrix descriptor, all but the last two
-// divided by 16): address 0–13, leading dimension offset 16–29, stride offset 32–45, base offset 49–51 (0: patterns begin at
-// multiples of 1024), swizzle 62–63 (1: 128 bytes).
-//
-// Along k (not transposed): rows of 64 values of k; the stride is that of 8 rows, 1024 bytes, and the leading offset is not
-// used. The next 16 of k are 32 bytes on.
-DEVICE u64 operand_along_k(const void *smem) {
-    return (u64)((shared_address(smem) & 0x3ffff) >> 4) | (u64)1 << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
-}
-// Across k (transposed): rows of 64 values of m or n, one row per value of k; the stride is that of 8 rows, and the leading
-// offset leads to the box with the next 64 of m or n. The next 16 of k are 16 rows, 2048 bytes, on.
-DEVICE u64 operand_across_k(const void *smem) {
-    return (u64)((shared_address(smem) & 0x3ffff) >> 4) | (u64)(BOX_BYTES >> 4) << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
-}
 
 // wgmma starts d = a·b (+ d) of 64 rows, 2·(length of d) columns and 16 values of k; TRANS says which operands lie across k. With w
 // the warp in its group, d[4j], d[4j+1] are columns 8j + 2(lane mod 4), +1 of row 16w + lane/4, d[4j+2], d[4j+3] of the row
@@ -216,3 +230,49 @@ template <int TRANS_A, int TRANS_B> DEVICE void wgmma(float (&d)[128], u64 a, u6
         : WGMMA_128(d)
         : "l"(a), "l"(b), "r"((int)add), "n"(TRANS_A), "n"(TRANS_B));
 }
+
+// product is wgmma with a along k, in shared memory or in registers: pairs of rows lane/4 and 8 below, columns 2(lane mod 4), +1,
+// then columns 8 further, which is how wgmma leaves two neighbouring groups of 8 columns of a result.
+
+#define WGMMA_32(d)                                                                                                   \
+    "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),                   \
+    "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),             \
+    "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),           \
+    "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+
+#define WGMMA_D32                                                             \
+    "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+#define WGMMA_D64                                                                     \
+    "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "         \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+
+template <int TRANS_B> DEVICE void product(float (&d)[32], u64 a, u64 b, bool add) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " WGMMA_D32
+                 "%32, %33, p, 1, 1, 0, %35;\n}\n"
+                 : WGMMA_32(d)
+                 : "l"(a), "l"(b), "r"((int)add), "n"(TRANS_B));
+}
+template <int TRANS_B> DEVICE void product(float (&d)[64], u64 a, u64 b, bool add) { wgmma<0, TRANS_B>(d, a, b, add); }
+
+template <int TRANS_B> DEVICE void product(float (&d)[32], const u32 (&a)[4], u64 b, bool add) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " WGMMA_D32
+                 "{%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}\n"
+                 : WGMMA_32(d)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add), "n"(TRANS_B));
+}
+template <int TRANS_B> DEVICE void product(float (&d)[64], const u32 (&a)[4], u64 b, bool add) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " WGMMA_D64
+                 "{%64, %65, %66, %67}, %68, p, 1, 1, %70;\n}\n"
+                 : WGMMA_64(d)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add), "n"(TRANS_B));
+}
+
+// settle keeps the compiler from moving uses of a result above the wait for it.
+template <int N> DEVICE void settle(float (&d)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
+}
+#endif

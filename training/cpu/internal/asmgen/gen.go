@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"slices"
 	"sort"
 	"strings"
 )
@@ -11,17 +12,30 @@ import (
 type isa int
 
 const (
+	neon   isa = 128
 	avx2   isa = 256
 	avx512 isa = 512
 )
 
-func (w isa) suffix() string { return map[isa]string{avx2: "AVX2", avx512: "AVX512"}[w] }
+func (w isa) suffix() string { return map[isa]string{neon: "NEON", avx2: "AVX2", avx512: "AVX512"}[w] }
+
+// move is the instruction that loads an integer register.
+func (w isa) move() string {
+	if w == neon {
+		return "MOVD"
+	}
+	return "MOVQ"
+}
 
 // gen accumulates the assembly text and the Go declarations of the kernels.
 type gen struct {
 	asm, decl bytes.Buffer
 	isa       isa
 	consts    map[string]uint32
+	lanes     bool // the table of masks is wanted
+	frame     int  // bytes of locals of the next function
+	masked    bool // within the body of a tail
+	spare     vec  // what masked operations overwrite
 }
 
 func (g *gen) line(format string, a ...any) { fmt.Fprintf(&g.asm, "\t"+format+"\n", a...) }
@@ -62,10 +76,10 @@ func (g *gen) begin(name, doc string, params []param, ret bool, regs map[string]
 		result = " (ret float32)"
 	}
 	fmt.Fprintf(&g.decl, "// %s %s\n//\n//go:noescape\nfunc %s(%s)%s\n\n", full, doc, full, strings.Join(args, ", "), result)
-	fmt.Fprintf(&g.asm, "\n// func %s(%s)%s\nTEXT ·%s(SB), NOSPLIT, $0-%d\n", full, strings.Join(args, ", "), result, full, n)
+	fmt.Fprintf(&g.asm, "\n// func %s(%s)%s\nTEXT ·%s(SB), NOSPLIT, $%d-%d\n", full, strings.Join(args, ", "), result, full, g.frame, n)
 	for _, p := range params {
 		if r, ok := regs[p.name]; ok {
-			g.line("MOVQ %s+%d(FP), %s", p.name, off[p.name], r)
+			g.line("%s %s+%d(FP), %s", g.isa.move(), p.name, off[p.name], r)
 		}
 	}
 	return off
@@ -107,12 +121,36 @@ type konst string
 
 func (k konst) at(*gen, int) string { return "·" + string(k) + "<>(SB)" }
 
+// word is an operand that is the same everywhere.
+type word string
+
+func (w word) at(*gen, int) string { return string(w) }
+
 type imm int
 
 func (i imm) at(*gen, int) string { return fmt.Sprintf("$%d", int(i)) }
 
-// op emits one logical instruction, operands in Go's order (destination last).
+// op emits one logical instruction, operands in Go's order (destination last). Masked, a first operand in memory is read
+// in the lanes of the mask only.
 func (g *gen) op(name string, a ...operand) {
+	if m, ok := a[0].(mem); ok && g.masked {
+		g.masked = false
+		if g.isa == avx512 {
+			g.op(name, slices.Insert(slices.Clone(a), len(a)-1, operand(word("K1")))...)
+		} else {
+			t := word(fmt.Sprintf("Y%d", 2*int(g.spare)+1))
+			for h := range 2 {
+				g.line("VMASKMOVPS %s, %s, %s", m.at(g, h), g.lanesOf(h), t)
+				s := []string{string(t)}
+				for _, x := range a[1:] {
+					s = append(s, x.at(g, h))
+				}
+				g.line("%s %s", name, strings.Join(s, ", "))
+			}
+		}
+		g.masked = true
+		return
+	}
 	halves := 1
 	if g.isa == avx2 {
 		halves = 2
@@ -150,6 +188,12 @@ func (g *gen) constants() []byte {
 		}
 		fmt.Fprintf(&b, "GLOBL ·%s<>(SB), RODATA|NOPTR, $64\n\n", n)
 	}
+	if g.lanes { // 16 lanes from 64 − 4n are n ones, then zeros; those from 128 − 4n are n zeros, then ones
+		for i := range 48 {
+			fmt.Fprintf(&b, "DATA ·lanes<>+%d(SB)/4, $0x%08x\n", 4*i, map[bool]uint32{true: 0xffffffff}[i < 16 || i >= 32])
+		}
+		b.WriteString("GLOBL ·lanes<>(SB), RODATA|NOPTR, $192\n\n")
+	}
 	return b.Bytes()
 }
 
@@ -186,16 +230,106 @@ func (g *gen) fold(op string, v, tmp vec) string {
 	return x
 }
 
-// loop emits body once per 16 elements; n is in CX and the pointers advance by 64 bytes.
-func (g *gen) loop(ptrs []string, body func()) {
-	g.line("SHRQ $4, CX")
+// loop emits body once per 16 elements and, masked, for those that remain; n is in CX and the pointers advance by 64
+// bytes. It overwrites AX, R10, R13 and spare. Within body, what depends on the number of lanes goes through load, store
+// and acc.
+func (g *gen) loop(ptrs []string, spare vec, body func()) {
+	g.line("MOVQ CX, R10")
+	g.line("ANDQ $15, R10")
+	g.turns("loop", ptrs, body)
+	g.line("TESTQ R10, R10")
 	g.line("JZ done")
-	g.label("loop")
+	g.tailMask()
+	g.tail(spare, body)
+	g.label("done")
+}
+
+// turns emits body CX/16 times.
+func (g *gen) turns(name string, ptrs []string, body func()) {
+	g.line("SHRQ $4, CX")
+	g.line("JZ %sEnd", name)
+	g.label(name)
 	body()
 	for _, p := range ptrs {
 		g.line("ADDQ $64, %s", p)
 	}
 	g.line("DECQ CX")
-	g.line("JNZ loop")
-	g.label("done")
+	g.line("JNZ %s", name)
+	g.label(name + "End")
+}
+
+// tailMask prepares the mask of the first R10 lanes: K1, or R13 pointing to it. It overwrites AX and CX.
+func (g *gen) tailMask() {
+	if g.isa == avx512 {
+		g.line("MOVQ R10, CX")
+		g.line("MOVL $1, AX")
+		g.line("SHLL CX, AX")
+		g.line("DECL AX")
+		g.line("KMOVW AX, K1")
+		return
+	}
+	g.lanes = true
+	g.line("LEAQ ·lanes<>+64(SB), R13")
+	g.line("MOVQ R10, AX")
+	g.line("SHLQ $2, AX")
+	g.line("SUBQ AX, R13")
+}
+
+// tail emits body masked.
+func (g *gen) tail(spare vec, body func()) {
+	g.masked, g.spare = true, spare
+	body()
+	g.masked = false
+}
+
+// lanesOf loads half h of the mask to the first register of spare.
+func (g *gen) lanesOf(h int) string {
+	y := fmt.Sprintf("Y%d", 2*int(g.spare))
+	g.line("VMOVUPS %d(R13), %s", 32*h, y)
+	return y
+}
+
+// load sets v to the vector at base; lanes that are masked out become zeros.
+func (g *gen) load(base string, v vec) {
+	switch {
+	case !g.masked:
+		g.op("VMOVUPS", mem{base, 0}, v)
+	case g.isa == avx512:
+		g.line("VMOVUPS.Z (%s), K1, Z%d", base, int(v))
+	default:
+		for h := range 2 {
+			g.line("VMASKMOVPS %s, %s, %s", mem{base, 0}.at(g, h), g.lanesOf(h), v.at(g, h))
+		}
+	}
+}
+
+// store writes v to base, without the lanes that are masked out.
+func (g *gen) store(v vec, base string) {
+	switch {
+	case !g.masked:
+		g.op("VMOVUPS", v, mem{base, 0})
+	case g.isa == avx512:
+		g.line("VMOVUPS Z%d, K1, (%s)", int(v), base)
+	default:
+		for h := range 2 {
+			g.line("VMASKMOVPS %s, %s, %s", v.at(g, h), g.lanesOf(h), mem{base, 0}.at(g, h))
+		}
+	}
+}
+
+// acc is op on an accumulator: lanes that are masked out keep what they hold.
+func (g *gen) acc(name string, a, b, into vec) {
+	switch {
+	case !g.masked:
+		g.op(name, a, b, into)
+	case g.isa == avx512:
+		g.line("%s Z%d, Z%d, K1, Z%d", name, int(a), int(b), int(into))
+	default:
+		t := fmt.Sprintf("Y%d", 2*int(g.spare)+1)
+		for h := range 2 {
+			g.line("VMOVAPS %s, %s", into.at(g, h), t)
+			g.line("%s %s, %s, %s", name, a.at(g, h), b.at(g, h), t)
+			g.line("VBLENDVPS %s, %s, %s, %s", g.lanesOf(h), t, into.at(g, h), into.at(g, h))
+		}
+	}
 }

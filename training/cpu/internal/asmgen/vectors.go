@@ -1,11 +1,12 @@
 package main
 
-// vectors emits the element-wise and reduction kernels. n is a multiple of 16 in all of them.
+// vectors emits the element-wise and reduction kernels, of any length n.
 func (g *gen) vectors() {
 	g.reductions()
 	g.elementwise()
 	g.activations()
 	g.optimizer()
+	g.rows()
 }
 
 func ptrs(names ...string) []param {
@@ -33,25 +34,18 @@ func (g *gen) reductions() {
 
 	off := g.begin("dot", "returns the lane-tree sum of x·y.", ptrs("x", "y"), true, reg)
 	g.op("VXORPS", vec(0), vec(0), vec(0))
-	g.loop([]string{"SI", "DI"}, func() {
-		g.op("VMOVUPS", mem{"SI", 0}, vec(1))
-		g.op("VFMADD231PS", mem{"DI", 0}, vec(1), vec(0))
-	})
-	g.ret(g.fold("VADDPS", 0, 1), off)
-
-	off = g.begin("dot3", "returns the lane-tree sum of (x·y)·z.", ptrs("x", "y", "z"), true, reg)
-	g.op("VXORPS", vec(0), vec(0), vec(0))
-	g.loop([]string{"SI", "DI", "DX"}, func() {
-		g.op("VMOVUPS", mem{"SI", 0}, vec(1))
-		g.op("VMULPS", mem{"DI", 0}, vec(1), vec(1))
-		g.op("VFMADD231PS", mem{"DX", 0}, vec(1), vec(0))
+	g.loop([]string{"SI", "DI"}, 7, func() {
+		g.load("SI", 1)
+		g.load("DI", 2)
+		g.acc("VFMADD231PS", 2, 1, 0)
 	})
 	g.ret(g.fold("VADDPS", 0, 1), off)
 
 	off = g.begin("maximum", "returns the lane-tree maximum of x.", ptrs("x"), true, reg)
 	g.op("VMOVUPS", g.f32("negInf", negInf), vec(0))
-	g.loop([]string{"SI"}, func() {
-		g.op("VMAXPS", mem{"SI", 0}, vec(0), vec(0)) // acc > x ? acc : x
+	g.loop([]string{"SI"}, 7, func() {
+		g.load("SI", 1)
+		g.acc("VMAXPS", 1, 0, 0) // acc > x ? acc : x
 	})
 	g.ret(g.fold("VMAXPS", 0, 1), off)
 
@@ -60,12 +54,12 @@ func (g *gen) reductions() {
 	g.broadcastArg("scale", off["scale"], 5)
 	g.broadcastArg("shift", off["shift"], 6)
 	g.op("VXORPS", vec(7), vec(7), vec(7))
-	g.loop([]string{"SI", "DI"}, func() {
-		g.op("VMOVUPS", mem{"SI", 0}, vec(0))
+	g.loop([]string{"SI", "DI"}, 4, func() {
+		g.load("SI", 0)
 		g.op("VFMSUB213PS", vec(6), vec(5), vec(0)) // x·scale − shift
 		g.exp(0, 1, 2, 3)
-		g.op("VMOVUPS", vec(0), mem{"DI", 0})
-		g.op("VADDPS", vec(0), vec(7), vec(7))
+		g.store(0, "DI")
+		g.acc("VADDPS", 0, 7, 7)
 	})
 	g.ret(g.fold("VADDPS", 7, 1), off)
 }
@@ -108,86 +102,56 @@ func (g *gen) elementwise() {
 
 	off := g.begin("scale", "sets dst = x·a.", scalars(ptrs("dst", "x"), "a"), false, reg)
 	g.broadcastArg("a", off["a"], 0)
-	g.loop([]string{"SI", "DI"}, func() {
+	g.loop([]string{"SI", "DI"}, 7, func() {
 		g.op("VMULPS", mem{"SI", 0}, vec(0), vec(1))
-		g.op("VMOVUPS", vec(1), mem{"DI", 0})
+		g.store(1, "DI")
 	})
 	g.end()
 
 	g.begin("add", "sets dst = dst + x.", ptrs("dst", "x"), false, reg)
-	g.loop([]string{"SI", "DI"}, func() {
-		g.op("VMOVUPS", mem{"DI", 0}, vec(1))
+	g.loop([]string{"SI", "DI"}, 7, func() {
+		g.load("DI", 1)
 		g.op("VADDPS", mem{"SI", 0}, vec(1), vec(1))
-		g.op("VMOVUPS", vec(1), mem{"DI", 0})
+		g.store(1, "DI")
+	})
+	g.end()
+
+	g.begin("sum", "sets dst = x + y.", ptrs("dst", "x", "y"), false, reg)
+	g.loop([]string{"SI", "DX", "DI"}, 7, func() {
+		g.load("SI", 1)
+		g.op("VADDPS", mem{"DX", 0}, vec(1), vec(1))
+		g.store(1, "DI")
 	})
 	g.end()
 
 	off = g.begin("axpy", "sets dst = a·x + dst, fused.", scalars(ptrs("dst", "x"), "a"), false, reg)
 	g.broadcastArg("a", off["a"], 0)
-	g.loop([]string{"SI", "DI"}, func() {
-		g.op("VMOVUPS", mem{"DI", 0}, vec(1))
+	g.loop([]string{"SI", "DI"}, 7, func() {
+		g.load("DI", 1)
 		g.op("VFMADD231PS", mem{"SI", 0}, vec(0), vec(1))
-		g.op("VMOVUPS", vec(1), mem{"DI", 0})
-	})
-	g.end()
-
-	off = g.begin("mulScale", "sets dst = (x·a)·w.", scalars(ptrs("dst", "x", "w"), "a"), false, reg)
-	g.broadcastArg("a", off["a"], 0)
-	g.loop([]string{"SI", "DI", "DX"}, func() {
-		g.op("VMULPS", mem{"SI", 0}, vec(0), vec(1))
-		g.op("VMULPS", mem{"DX", 0}, vec(1), vec(1))
-		g.op("VMOVUPS", vec(1), mem{"DI", 0})
+		g.store(1, "DI")
 	})
 	g.end()
 
 	off = g.begin("axpyScale", "sets dst = x·(w·a) + dst, fused.", scalars(ptrs("dst", "x", "w"), "a"), false, reg)
 	g.broadcastArg("a", off["a"], 0)
-	g.loop([]string{"SI", "DI", "DX"}, func() {
+	g.loop([]string{"SI", "DI", "DX"}, 7, func() {
 		g.op("VMULPS", mem{"DX", 0}, vec(0), vec(1))
-		g.op("VMOVUPS", mem{"DI", 0}, vec(2))
+		g.load("DI", 2)
 		g.op("VFMADD231PS", mem{"SI", 0}, vec(1), vec(2))
-		g.op("VMOVUPS", vec(2), mem{"DI", 0})
-	})
-	g.end()
-
-	off = g.begin("normGrad", "sets dst = dst + ((dy·w)·inv + b·x), the product with b fused.",
-		scalars(ptrs("dst", "dy", "w", "x"), "inv", "b"), false, reg)
-	g.broadcastArg("inv", off["inv"], 0)
-	g.broadcastArg("b", off["b"], 1)
-	g.loop([]string{"DI", "R8", "DX", "SI"}, func() {
-		g.op("VMOVUPS", mem{"R8", 0}, vec(2))
-		g.op("VMULPS", mem{"DX", 0}, vec(2), vec(2))
-		g.op("VMULPS", vec(0), vec(2), vec(2))
-		g.op("VFMADD231PS", mem{"SI", 0}, vec(1), vec(2))
-		g.op("VADDPS", mem{"DI", 0}, vec(2), vec(2))
-		g.op("VMOVUPS", vec(2), mem{"DI", 0})
+		g.store(2, "DI")
 	})
 	g.end()
 
 	off = g.begin("softmaxGrad", "sets dst = (p·(dy − d))·a.", scalars(ptrs("dst", "p", "dy"), "d", "a"), false, reg)
 	g.broadcastArg("d", off["d"], 0)
 	g.broadcastArg("a", off["a"], 1)
-	g.loop([]string{"DI", "R9", "R8"}, func() {
-		g.op("VMOVUPS", mem{"R8", 0}, vec(2))
+	g.loop([]string{"DI", "R9", "R8"}, 7, func() {
+		g.load("R8", 2)
 		g.op("VSUBPS", vec(0), vec(2), vec(2))
 		g.op("VMULPS", mem{"R9", 0}, vec(2), vec(2))
 		g.op("VMULPS", vec(1), vec(2), vec(2))
-		g.op("VMOVUPS", vec(2), mem{"DI", 0})
-	})
-	g.end()
-
-	// Half a head: x and y are its two halves, rotated in place.
-	g.begin("rope", "rotates (x, y) to (x·c − y·s, y·c + x·s), the first product of each fused.",
-		ptrs("x", "y", "c", "s"), false, reg)
-	g.loop([]string{"SI", "DX", "R8", "R9"}, func() {
-		g.op("VMOVUPS", mem{"SI", 0}, vec(0))
-		g.op("VMOVUPS", mem{"DX", 0}, vec(1))
-		g.op("VMULPS", mem{"R9", 0}, vec(1), vec(2)) // y·s
-		g.op("VMULPS", mem{"R9", 0}, vec(0), vec(3)) // x·s
-		g.op("VFMSUB132PS", mem{"R8", 0}, vec(2), vec(0))
-		g.op("VFMADD132PS", mem{"R8", 0}, vec(3), vec(1))
-		g.op("VMOVUPS", vec(0), mem{"SI", 0})
-		g.op("VMOVUPS", vec(1), mem{"DX", 0})
+		g.store(2, "DI")
 	})
 	g.end()
 }
@@ -196,30 +160,30 @@ func (g *gen) activations() {
 	reg := map[string]string{"dst": "DI", "dg": "DI", "du": "BX", "dy": "R8", "gate": "SI", "u": "DX", "n": "CX"}
 
 	g.begin("siluMul", "sets dst = (gate·sigmoid(gate))·u.", ptrs("dst", "gate", "u"), false, reg)
-	g.loop([]string{"DI", "SI", "DX"}, func() {
-		g.op("VMOVUPS", mem{"SI", 0}, vec(0))
+	g.loop([]string{"DI", "SI", "DX"}, 7, func() {
+		g.load("SI", 0)
 		g.sigmoid(0, 1, 2, 3, 4)
 		g.op("VMULPS", vec(0), vec(1), vec(1))
 		g.op("VMULPS", mem{"DX", 0}, vec(1), vec(1))
-		g.op("VMOVUPS", vec(1), mem{"DI", 0})
+		g.store(1, "DI")
 	})
 	g.end()
 
 	g.begin("siluMulGrad", "sets dg and du from dy: silu = gate·s; du = dy·silu; dg = (dy·u)·(silu·(1−s) + s).",
 		ptrs("dg", "du", "dy", "gate", "u"), false, reg)
-	g.loop([]string{"DI", "BX", "R8", "SI", "DX"}, func() {
-		g.op("VMOVUPS", mem{"SI", 0}, vec(0))
+	g.loop([]string{"DI", "BX", "R8", "SI", "DX"}, 7, func() {
+		g.load("SI", 0)
 		g.sigmoid(0, 1, 2, 3, 4)
 		g.op("VMULPS", vec(0), vec(1), vec(2)) // silu
-		g.op("VMOVUPS", mem{"R8", 0}, vec(3))
+		g.load("R8", 3)
 		g.op("VMULPS", vec(3), vec(2), vec(4))
-		g.op("VMOVUPS", vec(4), mem{"BX", 0})
+		g.store(4, "BX")
 		g.op("VMOVUPS", g.f32("one", 1), vec(4))
 		g.op("VSUBPS", vec(1), vec(4), vec(4))
 		g.op("VFMADD231PS", vec(4), vec(2), vec(1)) // s + silu·(1−s)
 		g.op("VMULPS", mem{"DX", 0}, vec(3), vec(3))
 		g.op("VMULPS", vec(1), vec(3), vec(3))
-		g.op("VMOVUPS", vec(3), mem{"DI", 0})
+		g.store(3, "DI")
 	})
 	g.end()
 }
@@ -229,20 +193,20 @@ func (g *gen) optimizer() {
 	off := g.begin("adamw", "is one AdamW step on p with moments m, v and gradient grad.",
 		scalars(ptrs("p", "m", "v", "grad"), "clip", "b1", "c1", "b2", "c2", "step", "root", "eps", "decay"), false, reg)
 	b := func(name string, v vec) { g.broadcastArg(name, off[name], v) }
-	g.loop([]string{"DI", "SI", "DX", "R8"}, func() {
+	g.loop([]string{"DI", "SI", "DX", "R8"}, 7, func() {
 		b("clip", 0)
 		g.op("VMULPS", mem{"R8", 0}, vec(0), vec(0)) // g·clip
 		b("c1", 1)
 		g.op("VMULPS", vec(0), vec(1), vec(1))
 		b("b1", 2)
 		g.op("VFMADD231PS", mem{"SI", 0}, vec(2), vec(1)) // m = b1·m + c1·g
-		g.op("VMOVUPS", vec(1), mem{"SI", 0})
+		g.store(1, "SI")
 		b("c2", 3)
 		g.op("VMULPS", vec(0), vec(3), vec(3))
 		g.op("VMULPS", vec(0), vec(3), vec(3))
 		b("b2", 2)
 		g.op("VFMADD231PS", mem{"DX", 0}, vec(2), vec(3)) // v = b2·v + (c2·g)·g
-		g.op("VMOVUPS", vec(3), mem{"DX", 0})
+		g.store(3, "DX")
 		g.op("VSQRTPS", vec(3), vec(3))
 		b("root", 2)
 		b("eps", 4)
@@ -250,11 +214,11 @@ func (g *gen) optimizer() {
 		b("step", 2)
 		g.op("VMULPS", vec(2), vec(1), vec(1))
 		g.op("VDIVPS", vec(3), vec(1), vec(1)) // (m·step) / denominator
-		g.op("VMOVUPS", mem{"DI", 0}, vec(0))
+		g.load("DI", 0)
 		b("decay", 2)
 		g.op("VFNMADD231PS", vec(2), vec(0), vec(0)) // p − decay·p
 		g.op("VSUBPS", vec(1), vec(0), vec(0))
-		g.op("VMOVUPS", vec(0), mem{"DI", 0})
+		g.store(0, "DI")
 	})
 	g.end()
 }

@@ -7,6 +7,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
+#include <memory>
 #include <sys/mman.h>
 #include <sys/time.h>
 #include <ucontext.h>
@@ -35,15 +37,16 @@ static const size_t shared_limit = 256 << 10;
 
 // ---- state of the running block
 
-enum Operation { EXCHANGE, BALLOT, SYNC_WARP, LOAD_MATRIX, MULTIPLY };
-static const char *const operation_names[] = {"a shuffle", "a ballot", "__syncwarp", "ldmatrix", "mma"};
+enum Operation { EXCHANGE, BALLOT, SYNC_WARP, LOAD_MATRIX, MULTIPLY, STORE_MATRIX, PRODUCT, PRODUCT_FENCE, PRODUCT_COMMIT, PRODUCT_WAIT };
+static const char *const operation_names[] = {"a shuffle", "a ballot", "__syncwarp", "ldmatrix", "mma", "stmatrix", "wgmma", "wgmma_fence",
+                                              "wgmma_commit", "wgmma_wait"};
 
 // A Collective waits for the lanes of mask. A warp can have several, of different masks.
 struct Collective {
     u32 mask, arrived;
     Operation operation;
     int line;
-    int a, b; // of LOAD_MATRIX: matrices, transposed
+    int a, b; // of LOAD_MATRIX: matrices, transposed; of PRODUCT_WAIT: how many may be under way
 };
 
 struct Warp {
@@ -127,6 +130,8 @@ void fail(const char *format, ...) {
     fail_now();
 }
 
+static void describe_more(char *text, int &n, int size);
+
 // deadlock says who waits for what when no thread of the block can go on.
 [[noreturn]] static void deadlock() {
     char text[3000];
@@ -143,6 +148,7 @@ void fail(const char *format, ...) {
             add("; lanes %08x of warp %d wait at %s, line %d, for lanes %08x", c.arrived, w, operation_names[c.operation], c.line,
                 c.mask & ~c.arrived);
         }
+    describe_more(text, n, sizeof text);
     fail("deadlock%s", text);
 }
 
@@ -184,6 +190,17 @@ static inline void wake(int w, u32 lanes) {
 }
 
 static void fiber();
+static bool later();
+static void thread_ends();
+static void block_ends();
+
+// next_or_later is next; if there is none, what happens beside the threads may make one.
+static int next_or_later() {
+    for (;;) {
+        int t = next();
+        if (t >= 0 || !later()) return t;
+    }
+}
 
 // start gives thread t a stack, unless it has one; it returns where to switch to.
 static inline void *start(int t) {
@@ -201,10 +218,11 @@ static inline void *start(int t) {
 static void block() {
     int self = current;
     stop_running();
-    int t = next();
+    int t = next_or_later();
     if (t < 0) deadlock();
     void *to = start(t);
     set_current(t);
+    if (t == self) return;
     emu_switch(&thread[self].sp, to);
 }
 
@@ -213,14 +231,16 @@ static void block() {
 static void fiber() {
     for (;;) {
         kernel->call(slots);
+        thread_ends();
         int self = current;
         thread[self].done = true;
         alive--;
         stop_running();
-        int t = next();
+        int t = alive ? next_or_later() : -1;
         void *to;
         if (t < 0) {
             if (alive) deadlock();
+            block_ends();
             free_stacks.push_back(thread[self].stack);
             to = main_sp;
         } else if (!(warp[t >> 5].started & 1u << (t & 31))) {
@@ -378,6 +398,19 @@ static void finish_multiply(Warp &w) {
     }
 }
 
+static void fill_poison(unsigned char *p, size_t n) {
+    u32 *w = (u32 *)p;
+    for (size_t i = 0; i < n / 4; i++) w[i] = poison;
+}
+
+#include "sm90.h"
+
+static void describe_more(char *text, int &n, int size) {
+    describe_waiting([&](const char *format, auto... a) {
+        if (n < size) n += snprintf(text + n, size - n, format, a...);
+    });
+}
+
 static void finish(Warp &w, const Collective &c) {
     switch (c.operation) {
     case EXCHANGE:
@@ -396,13 +429,18 @@ static void finish(Warp &w, const Collective &c) {
     }
     case SYNC_WARP:
         return;
-    case LOAD_MATRIX:
-    case MULTIPLY:
+    default:
         if (c.mask != 0xffffffffu) fail("%s in line %d: the warp has only lanes %08x", operation_names[c.operation], c.line, c.mask);
-        if (c.operation == MULTIPLY)
-            finish_multiply(w);
-        else
-            finish_load(w, c.a, c.b);
+    }
+    Products &p = products[current_warp];
+    switch (c.operation) {
+    case LOAD_MATRIX: return finish_load(w, c.a, c.b);
+    case MULTIPLY: return finish_multiply(w);
+    case STORE_MATRIX: return finish_store(w);
+    case PRODUCT: return start_product(w, c.line);
+    case PRODUCT_FENCE: p.fenced = true; return;
+    case PRODUCT_COMMIT: return commit_products(p);
+    default: return;
     }
 }
 
@@ -437,12 +475,8 @@ void copy_wait(int pending) {
 
 // ---- launches
 
-static void fill_poison(unsigned char *p, size_t n) {
-    u32 *w = (u32 *)p;
-    for (size_t i = 0; i < n / 4; i++) w[i] = poison;
-}
-
 static void run_block() {
+    forget();
     alive = threads;
     barrier_arrived = barrier_true = 0;
     ready_warps = 0;
@@ -468,7 +502,7 @@ static void run_block() {
 }
 
 struct Launch {
-    u32 kernel, grid[3], block[3], shared, reverse, arguments, seconds, zero;
+    u32 kernel, grid[3], block[3], shared, reverse, arguments, seconds, prompt;
 };
 
 static bool launch(const Launch &l, const u64 *arguments) {
@@ -482,7 +516,7 @@ static bool launch(const Launch &l, const u64 *arguments) {
     blockDim = dim3(l.block[0], l.block[1], l.block[2]);
     threads = l.block[0] * l.block[1] * l.block[2];
     warps = (threads + 31) / 32;
-    reverse = l.reverse;
+    reverse = l.reverse, prompt = l.prompt;
     // The end of dynamic shared memory touches an inaccessible page, as far as an alignment of 1024 allows.
     dynamic_size = l.shared;
     dynamic_shared = dynamic_area + shared_limit - ((l.shared + 1023) & ~1023u);
@@ -508,8 +542,6 @@ static bool launch(const Launch &l, const u64 *arguments) {
 }
 
 // ---- faults
-
-static u64 arena, arena_size;
 
 static void on_signal(int signal, siginfo_t *info, void *) {
     if (!in_kernel) {
@@ -622,9 +654,9 @@ static int serve() {
             if (mprotect((void *)(uintptr_t)(arena + range[0]), range[1], command == 'm' ? PROT_READ | PROT_WRITE : PROT_NONE)) map_error = errno;
         } else if (command == 'l') {
             Launch l;
-            u64 arguments[64];
+            u64 arguments[256]; // a word each; those that take more lie behind all others
             read_all(&l, sizeof l);
-            if (l.arguments > 64) return 5;
+            if (l.arguments > 256) return 5;
             read_all(arguments, 8 * l.arguments);
             if (map_error) {
                 write_text(strerror(map_error));
