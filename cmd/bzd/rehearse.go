@@ -91,10 +91,6 @@ cycle starts from it. Losses are nats per byte on a fixed probe that no decision
 	if train.LearningRate == 0 {
 		train.LearningRate = n.DefaultTrain("", "", 0).LearningRate
 	}
-	values, err := groupValues(b, n, genesis)
-	if err != nil {
-		return err
-	}
 	o.Dir, o.Workers = c.dir, c.workers()
 	var reports []local.CycleReport
 	view := &rehearsalView{env: env, n: n, steps: map[string]training.Progress{}}
@@ -119,6 +115,10 @@ cycle starts from it. Losses are nats per byte on a fixed probe that no decision
 	}
 	seconds := env.now().Sub(start).Seconds()
 	if *asJSON {
+		values, err := groupValues(b, n, genesis)
+		if err != nil {
+			return err
+		}
 		e := json.NewEncoder(env.out)
 		e.SetIndent("", "  ")
 		return e.Encode(rehearsed{Seed: o.Seed, Miners: o.Miners, Values: values, TopK: topK, LearningRate: train.LearningRate,
