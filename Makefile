@@ -7,7 +7,7 @@ PYTHON  ?= python3
 export CGO_ENABLED = 0
 
 .PHONY: all build cuda cuda-carry cuda-test ptx ptxas demo rehearse devnet test devnet-test arm64 race lint fuzz generate genesis \
-	genesis-verify bench bench-learning interop nightly clean
+	genesis-verify bench bench-learning bench-content bench-frontier interop agreement-sweep nightly clean
 
 all: build
 
@@ -79,7 +79,7 @@ arm64:
 
 # The race detector needs cgo. By itself it looks at the packages that use goroutines.
 RACE ?= ./training ./training/data ./validation ./content ./content/blockstore ./content/exchange ./content/gateway \
-	./consensus/runner ./consensus/beacon ./consensus/chain/... ./p2p/... ./node
+	./consensus/runner ./consensus/wire ./consensus/beacon ./consensus/chain/... ./p2p/... ./node
 race:
 	CGO_ENABLED=1 $(GO) test -race -short $(RACE)
 
@@ -116,16 +116,34 @@ bench:
 bench-learning: build
 	$(BZD) rehearse --cycles 20 --miners 1 --plot bench/learning.svg
 
-# Loads a checkpoint in transformers and compares it with bzd. VENV must have torch and transformers; it is made if
-# missing (needs a package registry).
+# Size of deltas against what the network learns in fifty cycles: a table and bench/frontier.svg.
+bench-frontier: build
+	bench/frontier.sh $(BZD)
+
+# How fast checkpoints are imported and fetched, beside kubo (which needs the module proxy).
+bench-content:
+	bench/content/run.sh
+
+# Loads checkpoints in transformers and compares them with bzd, and models of every family that transformers writes; a
+# network trains those of FAMILIES. VENV must have torch and transformers; it is made if missing, and so is another beside
+# it with transformers 5 (needs a package registry).
 VENV ?= out/venv
 interop: build
 	bench/interop.sh $(BZD) $(VENV) $(PYTHON)
 
+# Ten thousand hostile networks, and the larger forms of the agreement's other properties.
+agreement-sweep:
+	$(GO) test ./consensus/sim -count=1 -timeout 60m -runs 10000 -long
+
+nightly: export FAMILIES = olmoe mixtral qwen2_moe qwen3_moe
 nightly: test lint genesis-verify interop
 	BZD_EMULATE=all $(GO) test ./training/cuda ./training/cuda/emu
 	$(MAKE) race RACE=./...
+	BZD_NIGHTLY=1 $(GO) test -count=1 -timeout 30m -run TestAgreement ./node/devnet
+	$(GO) test -count=1 -timeout 30m -run TestExplore ./consensus -explore-more 1
 	$(MAKE) fuzz FUZZTIME=2m
+	$(GO) test -run Kill -count=20 ./content/blockstore ./content/exchange
+	$(MAKE) agreement-sweep
 	$(MAKE) bench-learning
 
 clean:

@@ -38,3 +38,5 @@ until grep -q 'serving at' "$work/log"; do
 done
 "$venv/bin/python" "$here/fetch.py" "$work/result.json" "$work/fetched"
 "$venv/bin/python" "$here/interop.py" "$bzd" "$work/fetched"
+
+"$here/families.sh" "$bzd" "$venv" "$work/families"

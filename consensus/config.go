@@ -19,21 +19,37 @@ type Config struct {
 	Key  ed25519.PrivateKey // its protocol key; nil for an observer, which signs nothing and outputs all the same
 
 	Snapshot  protocol.Snapshot
-	Proposers []protocol.ID // by rank, as [Proposers] draws them: round r is the turn of Proposers[r]
+	Proposers []protocol.ID // as [Proposers] draws them, best 3R; [Config.Proposer] says whose turn is when
 
 	Start  int64 // when inputs close: T_e in W, the end of the line search in M
 	Delta  int64 // δ
-	Rounds int64 // R: the machine ends at Start + δ + 3Rδ
+	Rounds int64 // R: the machine has an output at Start + δ + 3Rδ
 
 	// Derive computes the value that follows from a set. It must be a pure function: every validator that holds the set
 	// must get the same value. An error that wraps ErrUnavailable means that this node cannot tell yet; any other means
 	// that the set has no value, and a proposal that names it is its proposer's fault. It is called synchronously, once
-	// per proposal and once for an output without certificate. The set's slices must not be changed or kept.
+	// per decision and once for an output without certificate. The set's slices must not be changed or kept.
 	Derive func(Set) (protocol.Value, error)
 
 	// Restore holds the records that an earlier machine of this validator asked to persist, in order; those of other
 	// instances are skipped. Without them a validator that restarts may sign twice.
 	Restore [][]byte
+
+	rules rules
+}
+
+// rules leaves rules out: tests show with it that they would notice.
+type rules struct {
+	NoLock          bool // prepares whatever is valid, locked or not
+	NoLockProposal  bool // proposes its own in spite of the lock it knows
+	WeakQuorum      bool // one unit of stake less is a quorum
+	NullAfterCommit bool // says null although it signed a COMMIT-V
+	CommitBehind    bool // signs a COMMIT-V of a round that it has left
+	TypeUnsigned    bool // a vote counts as a PREPARE and as a COMMIT-V
+	RoundUnsigned   bool // a vote counts in every round
+	Timing          bool // a proposal that comes a δ after its turn is its proposer's fault
+	NoCommit        bool // scores count without a commit
+	NoParent        bool // records under another parent count
 }
 
 // Set is the evidence a value is derived from: the records that a proposal names, in the order of their digests.
@@ -59,7 +75,7 @@ type Outcome uint8
 // The outcomes.
 const (
 	Certified Outcome = 1 // Value is Certificate.Proposal.Value, and nobody will ever hold another certificate
-	Null      Outcome = 2 // Certificate proves that nothing is or will be certified
+	Null      Outcome = 2 // Certificate proves that nothing else is or will be certified
 	Fallback  Outcome = 3 // the deadline passed; nothing is known
 )
 
@@ -93,29 +109,63 @@ type Name struct {
 	Hash protocol.Hash
 }
 
+// Reply is a message for one validator that lacks it.
+type Reply struct {
+	To      protocol.ID
+	Message Message
+}
+
 // Ready is what the caller must do, in this order: make Persist durable, send, and only then believe the output; fetch
 // at leisure and Step what was found. Then Advance. Nothing in it may be changed.
 type Ready struct {
 	Persist [][]byte  // records for the log, in order, as one batch
 	Send    []Message // to every validator
-	Need    []Name    // records that a proposal names and that are not held; named again until they are
+	Reply   []Reply
+	Need    []Name // records that a proposal names and that are not held; named again until they are
 	Proofs  []protocol.EquivocationProof
 	Output  *Output
 }
 
 // Empty reports whether there is nothing to do.
 func (r Ready) Empty() bool {
-	return len(r.Persist) == 0 && len(r.Send) == 0 && len(r.Need) == 0 && len(r.Proofs) == 0 && r.Output == nil
+	return len(r.Persist) == 0 && len(r.Send) == 0 && len(r.Reply) == 0 && len(r.Need) == 0 && len(r.Proofs) == 0 && r.Output == nil
 }
 
 // maxMillis bounds the times of a configuration, so that no sum of them overflows: 35 years.
 const maxMillis = 1 << 40
 
+// Ranks is how many proposers a round has, one every δ.
+const Ranks = 3
+
 // Open returns when the first proposer may be voted for: Start + δ.
 func (c Config) Open() int64 { return c.Start + c.Delta }
 
-// Turn returns when proposer r may be voted for: Open + r·δ.
+// Turn returns when the proposer of turn r = 3·round + rank may be voted for: Open + rδ.
 func (c Config) Turn(r uint32) int64 { return c.Open() + int64(r)*c.Delta }
+
+// Proposer returns whose turn it is in a round at a rank below [Ranks]; ok is false if there are too few validators for
+// that rank. Turns go through Proposers and begin anew, one further if else the same would come first in every round.
+func (c Config) Proposer(round uint32, rank int) (id protocol.ID, ok bool) {
+	n := len(c.Proposers)
+	if rank >= min(Ranks, n) {
+		return id, false
+	}
+	turn := Ranks*int(round) + rank
+	if n%Ranks == 0 {
+		turn += Ranks * int(round) / n
+	}
+	return c.Proposers[turn%n], true
+}
+
+// rank returns a proposer's rank in a round, -1 if it has no turn.
+func (c Config) rank(round uint32, id protocol.ID) int {
+	for j := range Ranks {
+		if p, ok := c.Proposer(round, j); ok && p == id {
+			return j
+		}
+	}
+	return -1
+}
 
 // Deadline returns when the machine ends: Open + 3Rδ.
 func (c Config) Deadline() int64 { return c.Open() + 3*c.Rounds*c.Delta }
@@ -149,7 +199,7 @@ func (c Config) Validate() error {
 	}
 	add(c.Start > -maxMillis && c.Start < maxMillis, "config: start at %d ms", c.Start)
 	add(c.Delta > 0 && c.Delta < math.MaxInt32, "config: δ of %d ms; a message takes time to arrive", c.Delta)
-	add(c.Rounds > 0 && c.Rounds <= 64, "config: %d rounds, want 1 to 64; without a round nothing is ever certified", c.Rounds)
+	add(c.Rounds > 0 && c.Rounds <= maxRounds/2, "config: %d rounds, want 1 to %d; without a round nothing is ever certified", c.Rounds, maxRounds/2)
 	add(c.Derive != nil, "config: no Derive; no value could be proposed or checked")
 	return errors.Join(errs...)
 }

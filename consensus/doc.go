@@ -7,10 +7,9 @@
 // and how it follows from the evidence the machine does not know: [Config].Derive does, a pure function of a [Set].
 // docs/spec/agreement.md has the states, messages and deadlines as tables.
 //
-// Inside there is, for now, one vote: each validator signs at most one COMMIT-V per instance, for the first valid
-// proposal whose turn it is, and a null STATUS at the deadline only if it signed none. Two certificates, or a
-// certificate and a null certificate, would need an honest validator that signed twice. The price is liveness, not
-// safety: votes that an equivocating or late proposer split cannot be moved to the next round, and the cycle falls back.
+// Inside, a round has proposals, a PREPARE and a COMMIT-V of each validator; a quorum of PREPAREs is a lock, which whoever
+// signed a COMMIT-V keeps until a quorum of a later round moves it. In the rounds after the deadline there are no proposals:
+// validators say by STATUS what they hold, and prepare what is locked, or nothing.
 //
 // The package is pure: no clock, goroutine, lock, socket, disk, randomness or floating point. Package runner gives a
 // machine those that it needs; package sim runs many machines in virtual time against adversaries.

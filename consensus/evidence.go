@@ -17,8 +17,9 @@ const maxProofs = 256
 type named struct {
 	message Message
 	record  protocol.Record
-	signer  protocol.ID // of a proof: the offender
-	convict bool        // a proof by which its offender's stake counts for nothing
+	signer  protocol.ID   // of a proof: the offender
+	opens   protocol.Hash // of a score vector: the commit that it opens
+	convict bool          // a proof that its offender's vector and list do not count
 }
 
 // slot is where the records of one kind and signer are found.
@@ -63,6 +64,9 @@ func (e *evidence) put(hash protocol.Hash, r named) {
 	if _, ok := e.held[hash]; ok {
 		return
 	}
+	if v, ok := r.record.(protocol.ScoreVector); ok {
+		r.opens = v.CommitDigest()
+	}
 	e.held[hash] = r
 	s := slot{r.message.Kind, r.signer}
 	e.by[s] = append(e.by[s], hash)
@@ -85,10 +89,10 @@ func (e *evidence) first(kind Kind, signer protocol.ID, ok func(named) bool) (pr
 	return protocol.Hash{}, false
 }
 
-// committed reports whether v opens what its validator committed to in time.
-func (e *evidence) committed(v protocol.ScoreVector) bool {
-	c, ok := e.commits[v.Validator]
-	return ok && v.Opens(c)
+// committed reports whether a score vector opens what its validator committed to in time.
+func (e *evidence) committed(r named) bool {
+	c, ok := e.commits[r.signer]
+	return ok && !c.Digest.IsZero() && r.opens == c.Digest
 }
 
 // names are the digests that a proposal is about, each list sorted.
@@ -109,7 +113,7 @@ func (m *Machine) collect() (n names, stake uint64) {
 			}
 			list = scores.List
 			l, held := e.held[list]
-			return e.committed(scores) && (list.IsZero() || held && l.message.Kind == KindList && l.signer == v.ID)
+			return (e.committed(r) || m.cfg.rules.NoCommit) && (list.IsZero() || held && l.message.Kind == KindList && l.signer == v.ID)
 		})
 		if ok {
 			n.vectors = append(n.vectors, h)
@@ -205,7 +209,7 @@ func (m *Machine) gather(n names) (Set, error) {
 // most commits cannot tell, and asks nothing. Less than a third is let pass, or one validator that sends its commit to
 // half of the others could split the vote.
 func (m *Machine) surprising(p protocol.Proposal) bool {
-	if m.cfg.Instance != protocol.InstanceW {
+	if m.cfg.Instance != protocol.InstanceW || m.cfg.rules.NoCommit {
 		return false
 	}
 	var known, unseen uint64
@@ -216,8 +220,8 @@ func (m *Machine) surprising(p protocol.Proposal) bool {
 		return false
 	}
 	for _, h := range p.Vectors {
-		if v, ok := m.evidence.held[h].record.(protocol.ScoreVector); ok && !m.evidence.committed(v) {
-			unseen += m.stake[v.Validator]
+		if r := m.evidence.held[h]; r.message.Kind == KindScoreVector && !m.evidence.committed(r) {
+			unseen += m.stake[r.signer]
 		}
 	}
 	return unseen > (m.total-1)/3

@@ -14,32 +14,43 @@ import (
 // calls give the same results.
 //
 // What this validator signs counts for the machine itself only after Advance, that is once it is durable: nothing that
-// could be forgotten is ever part of a certificate.
+// could be forgotten is ever part of a lock or certificate.
 type Machine struct {
 	cfg        Config
 	key        ed25519.PrivateKey // nil: sign nothing
+	checker    Checker
 	validators []protocol.Participant
 	stake      map[protocol.ID]uint64
 	total      uint64
 	quorum     uint64
-	snapshot   protocol.Hash
+	null       protocol.Hash // the null decision
 
-	now      int64 // of the last Tick
-	beat     int64 // the last point of the grid Start + kδ, as k
-	evidence evidence
-	turns    []turn // by round
-	nulls    map[protocol.ID]protocol.StatusVote
-	tried    int // records held at the last attempt to propose, -1 to try again
+	now        int64 // of the last Tick
+	beat       int64 // the last point of the grid Start + kδ, as k
+	evidence   evidence
+	rounds     []round
+	candidates map[protocol.Hash]*candidate // by decision
+	tried      int                          // records held at the last attempt to propose, -1 to try again
 
-	own       [KindProof + 1]Message // durable records of this validator, to be sent again
-	committed bool                   // this validator has an input
+	top   *protocol.Lock        // of the highest round known
+	heard map[protocol.ID]int64 // the beat of the last vote or STATUS of a validator that has no certificate
+
+	commits map[protocol.ID]protocol.Vote       // of each validator the COMMIT-V of the lowest round
+	nulls   map[protocol.ID]protocol.StatusVote // of each validator the null of the highest round
+
+	own       [ownSlots]Message // durable records of this validator, to be sent again
+	committed bool              // this validator has an input
 	revealed  bool
-	proposed  bool
-	voted     bool
-	nulled    bool
+	barred    bool // signed votes under another parent in an earlier life
+	// What this validator signed, whether durable already or not.
+	entered  int           // the lowest round in which it may vote
+	prepared int           // the highest round in which it signed a PREPARE, -1 if none
+	voted    int           // the highest round in which it signed a COMMIT-V, -1 if none
+	said     int           // the highest round for which it signed a STATUS, -1 if none
+	locked   int           // the round of its own lock, -1 if none
+	lockedTo protocol.Hash // what that is on
 
 	certificate *protocol.Certificate
-	asked       bool // somebody seems not to have the certificate
 	ended       bool // a Fallback was output
 	final       bool // the certificate was output
 
@@ -48,6 +59,12 @@ type Machine struct {
 	inflight *Ready
 	waiting  []Message // of inflight.Persist
 }
+
+// The last message of each kind is repeated; a PREPARE and a COMMIT-V each.
+const (
+	slotCommit = KindLock + 1
+	ownSlots   = slotCommit + 1
+)
 
 // New returns a machine. The error is an [ErrBug] that names every fault of the configuration, or that the records to
 // restore are another validator's. Tick comes first.
@@ -58,17 +75,24 @@ func New(cfg Config) (*Machine, error) {
 	m := &Machine{
 		cfg:        cfg,
 		key:        cfg.Key,
+		checker:    NewChecker(cfg.Network, cfg.Snapshot),
 		validators: cfg.Snapshot.Validators(),
 		stake:      make(map[protocol.ID]uint64),
 		total:      cfg.Snapshot.TotalStake(),
 		quorum:     cfg.Snapshot.Quorum(),
-		snapshot:   cfg.Snapshot.Digest(),
+		null:       protocol.NullDecision(cfg.Network, cfg.Cycle, cfg.Instance, cfg.Parent),
 		now:        math.MinInt64,
 		beat:       math.MinInt64,
 		evidence:   newEvidence(),
-		turns:      make([]turn, len(cfg.Proposers)),
+		rounds:     make([]round, maxRounds),
+		candidates: make(map[protocol.Hash]*candidate),
+		commits:    make(map[protocol.ID]protocol.Vote),
 		nulls:      make(map[protocol.ID]protocol.StatusVote),
-		tried:      -1,
+		heard:      make(map[protocol.ID]int64),
+		tried:      -1, prepared: -1, voted: -1, said: -1, locked: -1,
+	}
+	if cfg.rules.WeakQuorum {
+		m.quorum--
 	}
 	for _, v := range m.validators {
 		m.stake[v.ID] = v.Stake
@@ -109,6 +133,18 @@ func (m *Machine) Next() int64 {
 
 // Deadline returns when the machine has an output at the latest.
 func (m *Machine) Deadline() int64 { return m.cfg.Deadline() }
+
+// Prepared returns the highest lock that this machine knows of and, if it is on a proposal that is held, that; nil for
+// none. A parent that may yet be certified is found with it.
+func (m *Machine) Prepared() (*protocol.Lock, *protocol.Proposal) {
+	if m.top == nil {
+		return nil, nil
+	}
+	if c := m.candidates[m.top.Digest]; c != nil {
+		return m.top, &c.proposal
+	}
+	return m.top, nil
+}
 
 func floorDiv(a, b int64) int64 {
 	q := a / b
@@ -158,10 +194,16 @@ func (m *Machine) Mute() {
 	m.pending = Ready{Need: m.pending.Need, Proofs: m.pending.Proofs, Output: out}
 }
 
-// Held returns the message of a vector, list or proof that this machine holds, for peers that fetch it.
+// Held returns the message of a vector, list or proof that this machine holds, or of a proposal by its decision, for
+// peers that fetch it.
 func (m *Machine) Held(hash protocol.Hash) (Message, bool) {
-	r, ok := m.evidence.held[hash]
-	return r.message, ok
+	if r, ok := m.evidence.held[hash]; ok {
+		return r.message, true
+	}
+	if c := m.candidates[hash]; c != nil {
+		return c.message, true
+	}
+	return Message{}, false
 }
 
 // Input gives the machine what this validator measured. It is signed and, in W, committed to; a second input, one after
@@ -233,140 +275,132 @@ func (m *Machine) emit(r protocol.Record, send bool) error {
 	return nil
 }
 
-// count takes a durable record of this validator into its own tallies. fresh: by this very machine, not restored.
-func (m *Machine) count(message Message, fresh bool) {
-	r, err := message.Record()
-	if err != nil { // it was encoded here
-		return
-	}
-	if m.key != nil {
-		m.own[message.Kind] = message
-	}
-	switch r := r.(type) {
-	case protocol.ScoreCommit:
-		if _, ok := m.evidence.commits[r.Validator]; !ok {
-			m.evidence.commits[r.Validator] = r
-		}
-	case protocol.ScoreVector:
-		m.evidence.put(r.Digest(), named{message: message, record: r, signer: r.Validator})
-	case protocol.MergeVector:
-		m.evidence.put(r.Digest(), named{message: message, record: r, signer: r.Validator})
-	case protocol.Proposal:
-		if c := m.turns[r.Round].add(r); c != nil && fresh {
-			c.state = valid
-		}
-	case protocol.Vote:
-		m.turns[r.Round].vote(r)
-	case protocol.StatusVote:
-		m.nulls[r.Validator] = r
-	}
-}
-
-// restore takes back what an earlier machine persisted.
-func (m *Machine) restore(b []byte) error {
-	message, err := DecodeMessage(b)
-	if err != nil {
-		return bug("restore: %w", err)
-	}
-	r, err := message.Record()
-	if err != nil {
-		return bug("restore: %w", err)
-	}
-	w := m.cfg.Instance == protocol.InstanceW
-	mine := func(network protocol.Link, cycle uint64, instance bool) bool {
-		return network == m.cfg.Network && cycle == m.cfg.Cycle && instance
-	}
-	parent := m.cfg.Parent
-	count := false
-	switch r := r.(type) {
-	case protocol.ScoreCommit:
-		if count = mine(r.Network, r.Cycle, w); count {
-			m.committed = true
-		}
-	case protocol.ScoreVector:
-		count = mine(r.Network, r.Cycle, w) && r.Parent == parent
-	case protocol.MergeVector:
-		if mine(r.Network, r.Cycle, !w) {
-			m.committed, m.revealed, count = true, true, r.Parent == parent
-		}
-	case protocol.Proposal:
-		if mine(r.Network, r.Cycle, r.Instance == m.cfg.Instance) {
-			m.proposed, count = true, r.Parent == parent && int(r.Round) < len(m.turns)
-		}
-	case protocol.Vote:
-		if mine(r.Network, r.Cycle, r.Instance == m.cfg.Instance) {
-			m.voted, count = true, r.Parent == parent && int(r.Round) < len(m.turns)
-		}
-	case protocol.StatusVote:
-		if mine(r.Network, r.Cycle, r.Instance == m.cfg.Instance) {
-			m.nulled, count = true, r.Parent == parent
-		}
-	case protocol.Certificate:
-		if mine(r.Network, r.Cycle, r.Instance == m.cfg.Instance) && r.Parent == parent && r.Snapshot == m.snapshot {
-			m.certificate = &r
-		}
-	}
-	if !count {
-		return nil
-	}
-	if s, ok := r.(protocol.Signed); ok {
-		if s.Signer() != m.cfg.Self {
-			return bug("restore: a %s of %s, but this is %s: the log of another validator", message.Kind, s.Signer(), m.cfg.Self)
-		}
-		if err := m.cfg.Snapshot.Check(s, protocol.RoleValidator); err != nil {
-			return bug("restore: a %s: %w", message.Kind, err)
-		}
-	}
-	m.count(message, false)
-	return nil
-}
-
 // again repeats what may have been lost, once every δ, after the deadline ever more rarely: own records until there is a
-// certificate, then the certificate if somebody still asks, and the names of what is missing.
+// certificate, and the names of what is missing.
 func (m *Machine) again() {
-	if past := m.beat - (1 + 3*m.cfg.Rounds); past > 8 && past&(past-1) != 0 {
-		return
+	m.answer()
+	if m.now >= m.cfg.Deadline() {
+		_, begin := m.recovery()
+		if past := (m.now - begin) / m.cfg.Delta; past > 2 && past&(past-1) != 0 {
+			return
+		}
 	}
 	if m.certificate != nil {
-		if message, err := NewMessage(*m.certificate); m.asked && m.key != nil && err == nil {
-			m.pending.Send = append(m.pending.Send, message)
-		}
-		m.asked = false
 		return
 	}
-	for kind, message := range m.own {
-		switch Kind(kind) {
+	for slot, message := range m.own {
+		switch Kind(slot) {
 		case KindScoreCommit:
 			if m.beat < -early || m.now >= m.cfg.Start {
 				continue
 			}
 		case KindScoreVector, KindMergeVector: // the largest; once there is a valid proposal, who needs it fetches it
-			if !m.revealed || m.voted {
+			if since := m.beat; !m.revealed || m.prepared >= 0 || since > 8 || since&(since-1) != 0 {
+				continue
+			}
+		case KindProposal:
+			if m.now >= m.cfg.Deadline() {
 				continue
 			}
 		}
 		m.send(message)
 	}
 	m.pending.Need = nil
-	for i := range m.turns {
-		for _, c := range m.turns[i].proposals {
-			if c.state == unavailable {
-				c.state = waiting
-			}
-			if c.state == waiting {
-				m.want(c.proposal)
+	var lacking []Name
+	for n := range m.evidence.wanted {
+		if n.Kind == KindProposal {
+			lacking = append(lacking, n)
+		}
+	}
+	slices.SortFunc(lacking, func(a, b Name) int { return a.Hash.Compare(b.Hash) })
+	for _, n := range lacking {
+		m.need(n)
+	}
+	for r := range m.rounds {
+		for _, list := range m.rounds[r].proposals {
+			for _, c := range list {
+				if c.state == unavailable {
+					c.state = waiting
+				}
+				if c.state == waiting {
+					m.want(c.proposal)
+				}
 			}
 		}
 	}
 }
 
+// answerers is how many validators answer one that lacks something, in each δ. Who they are changes with it.
+const answerers = 4
+
+// answer sends the certificate, or the highest lock, to validators that were heard of lately and seem to lack it. Both are
+// large and everybody makes its own, so few answer.
+func (m *Machine) answer() {
+	if m.key == nil || m.certificate == nil && m.top == nil {
+		return
+	}
+	var what protocol.Record
+	if m.certificate != nil {
+		what = *m.certificate
+	} else {
+		what = *m.top
+	}
+	n := int64(len(m.validators))
+	self := slices.IndexFunc(m.validators, func(v protocol.Participant) bool { return v.ID == m.cfg.Self })
+	var message Message
+	for j, v := range m.validators {
+		place := ((int64(self-j)-answerers*m.beat)%n + n) % n
+		if heard, ok := m.heard[v.ID]; !ok || m.beat-heard > 2 || j == self || place >= answerers || m.certificate == nil && m.knows(v.ID) {
+			continue
+		}
+		if message.Kind == 0 {
+			var err error
+			if message, err = NewMessage(what); err != nil {
+				return
+			}
+		}
+		m.pending.Reply = append(m.pending.Reply, Reply{v.ID, message})
+	}
+}
+
+// hears notes that a validator has no certificate yet.
+func (m *Machine) hears(id protocol.ID) {
+	if _, ok := m.stake[id]; ok {
+		m.heard[id] = m.beat
+	}
+}
+
+// knows reports whether a validator has shown that it knows of the highest lock.
+func (m *Machine) knows(id protocol.ID) bool {
+	for k := int(m.top.Round); k < len(m.rounds); k++ {
+		if _, ok := m.rounds[k].vote(protocol.VoteCommit, id); ok {
+			return true
+		}
+		if s, ok := m.rounds[k].statuses[id]; ok && s.Type == protocol.StatusLock && s.LockRound >= m.top.Round {
+			return true
+		}
+	}
+	return false
+}
+
 // want asks for what a proposal names and this node does not hold.
 func (m *Machine) want(p protocol.Proposal) {
 	for _, n := range m.missing(p) {
-		m.evidence.wanted[n] = true
-		if !slices.Contains(m.pending.Need, n) {
-			m.pending.Need = append(m.pending.Need, n)
-		}
+		m.need(n)
+	}
+}
+
+// lack asks for the proposal of a decision, unless that was done since the last beat.
+func (m *Machine) lack(decision protocol.Hash) {
+	if n := (Name{KindProposal, decision}); !m.evidence.wanted[n] {
+		m.need(n)
+	}
+}
+
+func (m *Machine) need(n Name) {
+	m.evidence.wanted[n] = true
+	if !slices.Contains(m.pending.Need, n) {
+		m.pending.Need = append(m.pending.Need, n)
 	}
 }
 

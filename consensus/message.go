@@ -20,11 +20,13 @@ const (
 	KindStatus      Kind = 7
 	KindCertificate Kind = 8
 	KindProof       Kind = 9
+	KindLock        Kind = 10
 )
 
 var kindNames = [...]string{
 	KindScoreCommit: "scorecommit", KindScoreVector: "score", KindMergeVector: "alpha", KindList: "list",
 	KindProposal: "propose", KindVote: "vote", KindStatus: "status", KindCertificate: "certificate", KindProof: "proof",
+	KindLock: "lock",
 }
 
 // String returns the message's name in logs and transcripts.
@@ -85,6 +87,8 @@ func (m Message) Record() (protocol.Record, error) {
 		r, err = protocol.DecodeCertificate(m.Bytes)
 	case KindProof:
 		r, err = protocol.DecodeEquivocationProof(m.Bytes)
+	case KindLock:
+		r, err = protocol.DecodeLock(m.Bytes)
 	default:
 		return nil, peer("message of unknown %s", m.Kind)
 	}
@@ -118,6 +122,8 @@ func (m Message) Cycle() (cycle uint64, ok bool) {
 		return r.Cycle, true
 	case protocol.Certificate:
 		return r.Cycle, true
+	case protocol.Lock:
+		return r.Cycle, true
 	}
 	return 0, false
 }
@@ -144,6 +150,8 @@ func NewMessage(r protocol.Record) (Message, error) {
 		kind = KindCertificate
 	case protocol.EquivocationProof:
 		kind = KindProof
+	case protocol.Lock:
+		kind = KindLock
 	default:
 		return Message{}, bug("a %T is not a message of the agreement", r)
 	}

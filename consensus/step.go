@@ -1,7 +1,6 @@
 package consensus
 
 import (
-	"errors"
 	"math"
 
 	"github.com/blockzero-net/bzd/internal/protocol"
@@ -13,32 +12,46 @@ import (
 // Whether a message is an [ErrPeer] depends on its bytes and the snapshot, for a proposal also on the records it names;
 // never on when it arrived.
 func (m *Machine) Step(message Message) error {
-	if m.now == math.MinInt64 {
-		return bug("step before the first tick")
-	}
-	r, err := message.Record()
+	v, err := open(message)
 	if err != nil {
 		return err
 	}
-	switch r := r.(type) {
+	return m.step(v)
+}
+
+// StepValid is Step for a message that was checked under this machine's snapshot; under another it is an [ErrBug].
+func (m *Machine) StepValid(v Valid) error {
+	if v.snapshot != m.checker.digest || v.network != m.cfg.Network {
+		return bug("step: checked under another snapshot or network")
+	}
+	return m.step(v)
+}
+
+func (m *Machine) step(v Valid) (err error) {
+	if m.now == math.MinInt64 {
+		return bug("step before the first tick")
+	}
+	switch r := v.record.(type) {
 	case protocol.ScoreCommit:
-		err = m.stepCommit(r)
+		err = m.stepCommit(v, r)
 	case protocol.ScoreVector:
-		err = m.stepVector(message, r, protocol.InstanceW, r.Network, r.Cycle, r.Parent, r.Digest)
+		err = m.stepVector(v, r, protocol.InstanceW, r.Network, r.Cycle, r.Parent)
 	case protocol.MergeVector:
-		err = m.stepVector(message, r, protocol.InstanceM, r.Network, r.Cycle, r.Parent, r.Digest)
+		err = m.stepVector(v, r, protocol.InstanceM, r.Network, r.Cycle, r.Parent)
 	case protocol.List:
-		err = m.stepList(message, r)
+		err = m.stepList(v, r)
 	case protocol.Proposal:
-		err = m.stepProposal(r)
+		err = m.stepProposal(v, r)
 	case protocol.Vote:
-		err = m.stepVote(message, r)
+		err = m.stepVote(v, r)
 	case protocol.StatusVote:
-		err = m.stepStatus(message, r)
+		err = m.stepStatus(v, r)
+	case protocol.Lock:
+		err = m.stepLock(v, r)
 	case protocol.Certificate:
-		err = m.stepCertificate(message, r)
+		err = m.stepCertificate(v, r)
 	case protocol.EquivocationProof:
-		err = m.stepProof(message, r)
+		err = m.stepProof(v, r)
 	}
 	m.progress()
 	return err
@@ -59,26 +72,18 @@ func (m *Machine) belongs(network protocol.Link, cycle uint64, instance protocol
 
 // under checks the parent, which rests on what this node knows to be decided.
 func (m *Machine) under(parent protocol.Hash) error {
-	if parent != m.cfg.Parent {
+	if parent != m.cfg.Parent && !m.cfg.rules.NoParent {
 		return ignore("under the parent %s, not %s", parent, m.cfg.Parent)
 	}
 	return nil
 }
 
-// check verifies who signed.
-func (m *Machine) check(r protocol.Signed) error {
-	return m.blame(m.cfg.Snapshot.Check(r, protocol.RoleValidator))
-}
-
-// blame sorts the errors of a check against the snapshot. Who is registered is local knowledge while a snapshot is young.
-func (m *Machine) blame(err error) error {
-	switch {
-	case err == nil:
+// check verifies the signatures, unless that was done.
+func (m *Machine) check(v *Valid) error {
+	if v.snapshot == m.checker.digest {
 		return nil
-	case errors.Is(err, protocol.ErrSigner), errors.Is(err, protocol.ErrSnapshot):
-		return ignore("%w", err)
 	}
-	return peer("%w", err)
+	return m.checker.verify(v)
 }
 
 // convict keeps and spreads the proof that two statements are. Both are verified.
@@ -103,7 +108,7 @@ func (m *Machine) guilty(message Message, proof protocol.EquivocationProof, kind
 	m.pending.Proofs = append(m.pending.Proofs, proof)
 }
 
-func (m *Machine) stepCommit(c protocol.ScoreCommit) error {
+func (m *Machine) stepCommit(v Valid, c protocol.ScoreCommit) error {
 	if err := m.belongs(c.Network, c.Cycle, protocol.InstanceW); err != nil {
 		return err
 	}
@@ -114,7 +119,7 @@ func (m *Machine) stepCommit(c protocol.ScoreCommit) error {
 	if !ok && m.now >= m.cfg.Start {
 		return ignore("score commit at %d ms, they close at %d", m.now, m.cfg.Start)
 	}
-	if err := m.check(c); err != nil {
+	if err := m.check(&v); err != nil {
 		return err
 	}
 	if ok {
@@ -128,167 +133,180 @@ func (m *Machine) stepCommit(c protocol.ScoreCommit) error {
 	return nil
 }
 
-func (m *Machine) stepVector(message Message, r protocol.Signed, instance protocol.Instance, network protocol.Link,
-	cycle uint64, parent protocol.Hash, digest func() protocol.Hash) error {
+func (m *Machine) stepVector(v Valid, r protocol.Signed, instance protocol.Instance, network protocol.Link, cycle uint64,
+	parent protocol.Hash) error {
 	if err := m.belongs(network, cycle, instance); err != nil {
 		return err
 	}
 	if err := m.under(parent); err != nil {
 		return err
 	}
-	return m.hold(message, r, digest())
+	return m.hold(v, r)
 }
 
-func (m *Machine) stepList(message Message, l protocol.List) error {
+func (m *Machine) stepList(v Valid, l protocol.List) error {
 	if err := m.belongs(l.Network, l.Cycle, protocol.InstanceW); err != nil {
 		return err
 	}
-	if err := m.hold(message, l, l.Digest()); err != nil {
+	if err := m.hold(v, l); err != nil {
 		return err
 	}
-	if h, ok := m.evidence.first(KindList, l.Validator, func(named) bool { return true }); ok && h != l.Digest() {
+	if h, ok := m.evidence.first(KindList, l.Validator, func(named) bool { return true }); ok && h != v.name {
 		m.convict(m.evidence.held[h].record.(protocol.List), l)
 	}
 	return nil
 }
 
 // hold keeps a vector or list.
-func (m *Machine) hold(message Message, r protocol.Signed, hash protocol.Hash) error {
-	if _, ok := m.evidence.held[hash]; ok {
-		return ignore("%s known already", message.Kind)
+func (m *Machine) hold(v Valid, r protocol.Signed) error {
+	kind := v.message.Kind
+	if _, ok := m.evidence.held[v.name]; ok {
+		return ignore("%s known already", kind)
 	}
-	if !m.evidence.room(Name{message.Kind, hash}, r.Signer()) {
-		return ignore("one %s too many of %s", message.Kind, r.Signer())
+	if !m.evidence.room(Name{kind, v.name}, r.Signer()) {
+		return ignore("one %s too many of %s", kind, r.Signer())
 	}
-	if err := m.check(r); err != nil {
+	if err := m.check(&v); err != nil {
 		return err
 	}
-	m.evidence.put(hash, named{message: message, record: r, signer: r.Signer()})
-	if r.Signer() == m.cfg.Self && message.Kind == KindMergeVector {
+	m.evidence.put(v.name, named{message: v.message, record: r, signer: r.Signer()})
+	if r.Signer() == m.cfg.Self && kind == KindMergeVector {
 		m.committed = true
 	}
 	return nil
 }
 
-func (m *Machine) stepProposal(p protocol.Proposal) error {
+func (m *Machine) stepProposal(v Valid, p protocol.Proposal) error {
 	if err := m.belongs(p.Network, p.Cycle, p.Instance); err != nil {
 		return err
 	}
 	if err := m.under(p.Parent); err != nil {
 		return err
 	}
+	rank := m.cfg.rank(p.Round, p.Proposer)
 	switch {
-	case int(p.Round) >= len(m.turns):
-		return peer("proposal of round %d; there are %d", p.Round, len(m.turns))
-	case p.Proposer != m.cfg.Proposers[p.Round]:
+	case int64(p.Round) >= m.cfg.Rounds:
+		return peer("proposal of round %d; there are %d", p.Round, m.cfg.Rounds)
+	case rank < 0:
 		return peer("proposal of round %d by %s, whose turn it is not", p.Round, p.Proposer)
-	case p.Lock != nil:
-		return peer("proposal of round %d with a lock; there are none", p.Round)
 	case len(p.Vectors) > len(m.validators) || len(p.Lists) > len(m.validators):
 		return peer("proposal of round %d names more than every validator has", p.Round)
 	}
-	t := &m.turns[p.Round]
-	if t.find(p.Decision()) != nil {
+	r := &m.rounds[p.Round]
+	if r.find(rank, v.name) != nil {
 		return ignore("proposal known already")
 	}
-	if err := m.check(p); err != nil {
+	wanted := m.evidence.wanted[Name{KindProposal, v.name}]
+	if len(r.proposals[rank]) > 1 && !wanted {
+		return ignore("a third proposal of round %d by %s", p.Round, p.Proposer)
+	}
+	if err := m.check(&v); err != nil {
 		return err
 	}
-	c := t.add(p)
-	if c == nil {
-		return ignore("a third proposal of round %d", p.Round)
+	if m.cfg.rules.Timing && m.now > m.cfg.Turn(Ranks*p.Round+uint32(rank))+m.cfg.Delta {
+		return peer("proposal of round %d came late", p.Round)
+	}
+	c := m.candidate(p, v.message, v.name)
+	r.proposals[rank] = append(r.proposals[rank], c)
+	if p.Lock != nil {
+		m.learn(*p.Lock)
 	}
 	if p.Proposer == m.cfg.Self {
-		m.proposed = true
+		m.bind(p)
 	}
-	if len(t.proposals) > 1 {
-		m.convict(t.proposals[0].proposal, p)
+	if len(r.proposals[rank]) > 1 {
+		m.convict(r.proposals[rank][0].proposal, p)
 		return nil
 	}
-	if m.certificate != nil {
+	if m.certificate != nil || m.now >= m.cfg.Deadline() {
 		return nil
 	}
-	m.want(p)
-	if m.voted || m.nulled {
-		return nil
-	}
+	m.want(c.proposal)
 	return m.judge(c)
 }
 
-func (m *Machine) stepVote(message Message, v protocol.Vote) error {
-	if err := m.belongs(v.Network, v.Cycle, v.Instance); err != nil {
+func (m *Machine) stepVote(v Valid, vote protocol.Vote) error {
+	if err := m.belongs(vote.Network, vote.Cycle, vote.Instance); err != nil {
 		return err
 	}
-	if err := m.under(v.Parent); err != nil {
+	if err := m.under(vote.Parent); err != nil {
 		return err
 	}
-	switch {
-	case v.Type != protocol.VoteCommit:
-		return ignore("a vote of type %d; nobody counts those", v.Type)
-	case int(v.Round) >= len(m.turns):
-		return peer("vote of round %d; there are %d", v.Round, len(m.turns))
-	}
-	known, ok := m.turns[v.Round].votes[v.Validator]
-	if ok && known.Digest == v.Digest {
-		m.asked = m.certificate != nil
+	m.hears(vote.Validator)
+	known, ok := m.rounds[vote.Round].vote(vote.Type, vote.Validator)
+	if ok && known.Digest == vote.Digest {
 		return ignore("vote known already")
 	}
-	if m.evidence.guilty[v.Validator] {
-		return ignore("vote of %s, whose equivocation is proven", v.Validator)
+	if ok && m.evidence.guilty[vote.Validator] {
+		return ignore("vote of %s, whose equivocation is proven", vote.Validator)
 	}
-	if err := m.check(v); err != nil {
+	if err := m.check(&v); err != nil {
 		return err
 	}
 	if ok {
-		m.convict(known, v)
+		m.convict(known, vote)
 		return nil
 	}
-	if s, ok := m.nulls[v.Validator]; ok {
-		m.convict(v, s)
-	}
-	m.turns[v.Round].vote(v)
-	if v.Validator == m.cfg.Self && !m.voted { // signed in a life that the log forgot
-		m.voted = true
-		m.pending.Persist = append(m.pending.Persist, message.Encode())
-	}
+	m.cast(vote)
+	m.remember(vote)
+	m.contradicts(vote.Validator)
+	m.forgotten(v, vote)
 	return nil
 }
 
-func (m *Machine) stepStatus(message Message, s protocol.StatusVote) error {
+func (m *Machine) stepStatus(v Valid, s protocol.StatusVote) error {
 	if err := m.belongs(s.Network, s.Cycle, s.Instance); err != nil {
 		return err
 	}
 	if err := m.under(s.Parent); err != nil {
 		return err
 	}
-	m.asked = m.certificate != nil
-	if s.Type != protocol.StatusNull {
-		return ignore("a status of type %d; there are no locks", s.Type)
+	m.hears(s.Validator)
+	if int64(s.Round) < m.cfg.Rounds {
+		return peer("status of round %d; they begin with %d", s.Round, m.cfg.Rounds)
 	}
-	if _, ok := m.nulls[s.Validator]; ok {
-		return ignore("null known already")
+	if _, ok := m.rounds[s.Round].statuses[s.Validator]; ok {
+		return ignore("status known already")
 	}
-	if m.evidence.guilty[s.Validator] {
-		return ignore("null of %s, whose equivocation is proven", s.Validator)
-	}
-	if err := m.check(s); err != nil {
+	if err := m.check(&v); err != nil {
 		return err
 	}
-	m.nulls[s.Validator] = s
-	for i := range m.turns {
-		if v, ok := m.turns[i].votes[s.Validator]; ok {
-			m.convict(v, s)
-			break
-		}
+	m.status(s)
+	m.excuse(s)
+	m.contradicts(s.Validator)
+	m.forgotten(v, s)
+	return nil
+}
+
+// forgotten binds this validator to what it signed in a life that the log forgot and now hears of.
+func (m *Machine) forgotten(v Valid, r protocol.Signed) {
+	if r.Signer() == m.cfg.Self {
+		m.bind(r)
+		m.pending.Persist = append(m.pending.Persist, v.message.Encode())
 	}
-	if s.Validator == m.cfg.Self && !m.nulled {
-		m.nulled = true
-		m.pending.Persist = append(m.pending.Persist, message.Encode())
+}
+
+func (m *Machine) stepLock(v Valid, l protocol.Lock) error {
+	if err := m.belongs(l.Network, l.Cycle, l.Instance); err != nil {
+		return err
+	}
+	if err := m.under(l.Parent); err != nil {
+		return err
+	}
+	if m.rounds[l.Round].lock != nil {
+		return ignore("lock of round %d known already", l.Round)
+	}
+	if err := m.check(&v); err != nil {
+		return err
+	}
+	m.learn(l)
+	if m.candidates[l.Digest] == nil && l.Digest != m.null {
+		m.lack(l.Digest)
 	}
 	return nil
 }
 
-func (m *Machine) stepCertificate(message Message, c protocol.Certificate) error {
+func (m *Machine) stepCertificate(v Valid, c protocol.Certificate) error {
 	if err := m.belongs(c.Network, c.Cycle, c.Instance); err != nil {
 		return err
 	}
@@ -298,31 +316,32 @@ func (m *Machine) stepCertificate(message Message, c protocol.Certificate) error
 	if m.certificate != nil && m.certificate.Decision() == c.Decision() {
 		return ignore("certificate known already")
 	}
-	if err := m.blame(c.Verify(m.cfg.Snapshot)); err != nil {
+	if err := m.check(&v); err != nil {
 		return err
 	}
 	if m.certificate != nil {
 		return ErrConflict
 	}
-	m.keep(c, message)
+	m.keep(c, v.message)
 	return nil
 }
 
-func (m *Machine) stepProof(message Message, p protocol.EquivocationProof) error {
-	name := Name{KindProof, p.Digest()}
+func (m *Machine) stepProof(v Valid, p protocol.EquivocationProof) error {
+	name := Name{KindProof, v.name}
 	if _, ok := m.evidence.held[name.Hash]; ok {
 		return ignore("proof known already")
 	}
-	offence, err := p.Verify(m.cfg.Snapshot)
-	if err := m.blame(err); err != nil {
+	if err := m.check(&v); err != nil {
 		return err
 	}
-	if err := m.belongs(offence.Network, offence.Cycle, m.cfg.Instance); err != nil {
-		return err
+	offence := v.offence
+	// Two commitments void those of their cycle; the others say something about their signer, in later cycles too.
+	if offence.Cycle > m.cfg.Cycle || offence.Kind == protocol.EquivocationCommitment && offence.Cycle != m.cfg.Cycle {
+		return ignore("proof of cycle %d, this is %d", offence.Cycle, m.cfg.Cycle)
 	}
 	if !m.evidence.room(name, offence.Offender) {
 		return ignore("one proof too many against %s", offence.Offender)
 	}
-	m.guilty(message, p, p.Kind, offence.Offender)
+	m.guilty(v.message, p, p.Kind, offence.Offender)
 	return nil
 }

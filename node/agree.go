@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -47,15 +48,19 @@ func (n *Node) agreement(ctx context.Context, t timeline, s protocol.Snapshot, i
 	if err != nil {
 		return nil, fmt.Errorf("beacon round %d: %w", t.anchor, err)
 	}
-	proposers := consensus.Proposers(protocol.Hash(beacon.Randomness(sig)), i, s, int(t.schedule.Rounds))
+	proposers := consensus.Proposers(protocol.Hash(beacon.Randomness(sig)), i, s, consensus.Ranks*int(t.schedule.Rounds))
+	key := n.cfg.Key
+	if n.bound {
+		key = nil
+	}
 	r, err := runner.New(runner.Config{
 		Machine: consensus.Config{
-			Network: n.cfg.Network, Cycle: t.cycle, Instance: i, Parent: parent, Self: n.cfg.ID, Key: n.cfg.Key, Snapshot: s,
+			Network: n.cfg.Network, Cycle: t.cycle, Instance: i, Parent: parent, Self: n.cfg.ID, Key: key, Snapshot: s,
 			Proposers: proposers, Start: int64(start), Delta: int64(t.schedule.DeltaMillis), Rounds: int64(t.schedule.Rounds),
 			Derive: derive, Restore: n.restored,
 		},
 		Network: validators{n}, Clock: cycleClock{n, t}, Log: n.wal,
-		Fault: func(err error) { n.trouble(t.cycle, err) },
+		Fault: func(err error) { n.trouble(t.cycle, err) }, Proof: func(p protocol.EquivocationProof) { n.accuse(t.cycle, s, p) },
 	})
 	if err != nil {
 		return nil, err
@@ -63,9 +68,14 @@ func (n *Node) agreement(ctx context.Context, t timeline, s protocol.Snapshot, i
 	run := &agreementRun{r, i}
 	n.mu.Lock()
 	n.current = append(n.current, run)
-	early := n.early
+	early, proofs := n.early, slices.Clone(n.proofs)
 	n.early = nil
 	n.mu.Unlock()
+	for _, p := range proofs {
+		if m, err := consensus.NewMessage(p); err == nil {
+			_ = run.Receive(m.Encode()) // refused once the offender is in no snapshot
+		}
+	}
 	for _, m := range early {
 		n.deliver(m)
 	}
@@ -86,6 +96,7 @@ func (n *Node) follow(t timeline, run *agreementRun) {
 			}
 			if out.Certificate != nil {
 				n.learn(*out.Certificate)
+				n.announce(*out.Certificate)
 			}
 		}
 	})
@@ -114,19 +125,42 @@ const (
 	maxTelling = 8 // to one peer at a time
 )
 
-// Send spreads a message by gossip. Gossip forgets what it has seen only after minutes, so the same bytes again go to every
-// connected validator by itself.
+// Send spreads a message by gossip and, what others wait for or may have missed, past it to every connected validator:
+// gossip takes a hop or a heartbeat longer, and forgets what it has seen only after minutes.
 func (v validators) Send(ctx context.Context, message []byte) error {
-	if v.n.cfg.Behaviour.Silent && consensus.Kind(message[0]) == consensus.KindProposal {
-		return nil
-	}
-	if v.n.first(message) {
-		return v.n.agree.Publish(ctx, message)
-	}
-	for _, to := range v.n.validatorPeers() {
-		v.n.tell(to, message)
+	n := v.n
+	for _, m := range n.misbehave(message) {
+		fresh := n.first(m.bytes)
+		if !fresh || m.only != nil || urgent(m.bytes) {
+			for i, to := range n.validatorPeers() {
+				if m.only == nil || m.only(i) {
+					n.tell(to, m.bytes)
+				}
+			}
+		}
+		if fresh && m.only == nil {
+			if err := n.agree.Publish(ctx, m.bytes); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
+}
+
+// urgent reports whether a round waits for a message.
+func urgent(message []byte) bool {
+	switch consensus.Kind(message[0]) {
+	case consensus.KindProposal, consensus.KindVote, consensus.KindStatus:
+		return true
+	}
+	return false
+}
+
+// Tell gives a message to one validator if it is connected.
+func (v validators) Tell(to protocol.ID, message []byte) {
+	if p, ok := v.n.host.PeerOf(to); ok {
+		v.n.tell(p, message)
+	}
 }
 
 // tell brings a message to one peer behind the caller's back: one that hangs must not hold up what is for the others. With
@@ -185,18 +219,42 @@ func (n *Node) told(ctx context.Context, from peer.ID, message []byte) ([]byte, 
 	return nil, nil
 }
 
+// fetchers is how many peers are asked for a record at a time, fetchTime how long: one that is silent must not cost a round.
+const (
+	fetchers  = 3
+	fetchTime = 500 * time.Millisecond
+)
+
+// Fetch asks validators, beginning with another one for each record.
 func (v validators) Fetch(ctx context.Context, name consensus.Name) ([]byte, error) {
-	err := errors.New("nobody to ask")
-	for _, p := range v.n.host.Peers() {
-		if p.Standing != p2p.Bound {
-			continue
-		}
-		var b []byte
-		if b, err = v.n.host.Request(ctx, p.Peer, askRecord, append([]byte{byte(name.Kind)}, name.Hash[:]...)); err == nil && len(b) > 0 {
-			return b, nil
-		}
+	request := append([]byte{byte(name.Kind)}, name.Hash[:]...)
+	peers := v.n.validatorPeers()
+	if len(peers) == 0 {
+		return nil, errors.New("no validator to ask")
 	}
-	return nil, err
+	first := int(name.Hash[0]) % len(peers)
+	peers = append(peers[first:], peers[:first]...)
+	for some := range slices.Chunk(peers, fetchers) {
+		found := make(chan []byte, len(some))
+		asking, cancel := context.WithTimeout(ctx, fetchTime)
+		for _, p := range some {
+			go func() {
+				b, err := v.n.host.Request(asking, p, askRecord, request)
+				if err != nil {
+					b = nil
+				}
+				found <- b
+			}()
+		}
+		for range some {
+			if b := <-found; len(b) > 0 {
+				cancel()
+				return b, nil
+			}
+		}
+		cancel()
+	}
+	return nil, errors.New("no validator has it")
 }
 
 // held answers askRecord.
@@ -234,6 +292,7 @@ func (n *Node) join(ctx context.Context) error {
 	n.host.Handle(askRecord, n.held)
 	n.host.Handle(tell, n.told)
 	n.host.Handle(askHead, n.headOf)
+	n.host.Handle(askPrepared, n.preparedOf)
 	n.host.Handle(askCertificate, n.certificateOf)
 	return nil
 }
@@ -264,30 +323,42 @@ func (n *Node) judgeMessage(_ context.Context, _ peer.ID, raw []byte) gossip.Ver
 	if err != nil {
 		return gossip.Reject
 	}
-	r, err := m.Record()
-	if err != nil {
-		return gossip.Reject
-	}
 	n.mu.Lock()
-	s := n.snapshot
+	checker := n.checker
 	n.mu.Unlock()
-	switch r := r.(type) {
-	case protocol.Signed:
-		err = s.Check(r, protocol.RoleValidator)
-	case protocol.Certificate:
-		err = r.Verify(s)
-	case protocol.EquivocationProof:
-		_, err = r.Verify(s)
-	default:
-		return gossip.Reject
-	}
+	v, err := checker.Check(m)
 	switch {
+	case err == nil && n.apart(v):
+		return gossip.Ignore
 	case err == nil:
+		n.keepChecked(raw, v)
 		return gossip.Accept
-	case errors.Is(err, protocol.ErrSignature):
-		return gossip.Reject
+	case errors.Is(err, consensus.ErrIgnore): // perhaps right under another snapshot
+		return gossip.Ignore
 	}
-	return gossip.Ignore // perhaps right under another snapshot
+	return gossip.Reject
+}
+
+// maxChecked bounds the checked messages that wait for delivery.
+const maxChecked = 1024
+
+// keepChecked keeps a checked message until it is delivered, so that its signatures are verified once.
+func (n *Node) keepChecked(raw []byte, v consensus.Valid) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.checked) < maxChecked {
+		n.checked[sha256.Sum256(raw)] = v
+	}
+}
+
+// takeChecked returns a checked message once.
+func (n *Node) takeChecked(raw []byte) (v consensus.Valid, ok bool) {
+	name := protocol.Hash(sha256.Sum256(raw))
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	v, ok = n.checked[name]
+	delete(n.checked, name)
+	return v, ok
 }
 
 // listenToTopics hands accepted messages to the cycle that is under way.
@@ -343,6 +414,7 @@ func (n *Node) deliver(raw []byte) {
 	case consensus.KindCertificate:
 		if c, err := protocol.DecodeCertificate(m.Bytes); err == nil {
 			n.learn(c)
+			n.hears(c.Decision())
 		}
 	case consensus.KindList:
 		if l, err := protocol.DecodeList(m.Bytes); err == nil {
@@ -357,13 +429,20 @@ func (n *Node) deliver(raw []byte) {
 	n.mu.Lock()
 	runs := append([]*agreementRun(nil), n.current...)
 	n.mu.Unlock()
+	checked, ok := n.takeChecked(raw)
 	taken := false
 	for _, r := range runs {
-		if err := r.Receive(raw); err == nil {
-			taken = true
+		var err error
+		if ok {
+			err = r.ReceiveValid(checked)
 		}
+		if !ok || errors.Is(err, consensus.ErrBug) { // checked under the snapshot of the cycle before
+			err = r.Receive(raw)
+		}
+		taken = taken || err == nil
 	}
-	if !taken && (m.Kind == consensus.KindMergeVector || m.Kind == consensus.KindProposal || m.Kind == consensus.KindVote || m.Kind == consensus.KindList) {
+	if !taken && (m.Kind == consensus.KindMergeVector || m.Kind == consensus.KindProposal || m.Kind == consensus.KindVote || m.Kind == consensus.KindList ||
+		m.Kind == consensus.KindStatus || m.Kind == consensus.KindLock) {
 		n.mu.Lock()
 		if len(n.early) < earlyMessages {
 			n.early = append(n.early, raw)

@@ -23,7 +23,7 @@ type Config struct {
 	Bootstrap []string           // multiaddresses with /p2p/<peer id>
 	Gateway   string             // address of the HTTP gateway, such as 127.0.0.1:0; empty: none
 
-	Quota uint64 // bytes that the block store may hold, 0: what the disk has; see blockstore.Options
+	Quota int // MiB that the block store may hold, 0: what the disk has; see blockstore.Options
 
 	Threads int    // goroutines that measuring may use
 	ISA     string // instruction set, empty for the fastest
@@ -67,7 +67,23 @@ type Behaviour struct {
 	Withhold bool // commits without serving the blocks
 	Worse    bool // submits the opposite of what it learned
 	Silent   bool // never proposes
+	// Byzantine is how a validator cheats in the agreement; empty: not at all.
+	Byzantine string
+	// What these validators say in the agreements of the cycles from ApartFrom to ApartTo does not arrive here.
+	Apart              []protocol.ID
+	ApartFrom, ApartTo int
 }
+
+// Ways to cheat in the agreement.
+const (
+	Equivocate     = "equivocate"      // says one thing to all and another to every second validator
+	Selective      = "selective"       // proposes and votes to every second validator only
+	WithholdCommit = "withhold-commit" // prepares, but never signs off
+	Lie            = "lie"             // turns every score around
+)
+
+// Byzantines lists the ways.
+var Byzantines = []string{Equivocate, Selective, WithholdCommit, Lie}
 
 // Validate reports every fault at once.
 func (c Config) Validate() error {
@@ -82,6 +98,7 @@ func (c Config) Validate() error {
 	need(c.Roles != 0, "no role; the node would do nothing")
 	need(!c.Roles.Has(protocol.RoleMiner) || c.Group != "", "a miner serves a group; none is given")
 	need(len(c.Key) == ed25519.PrivateKeySize || !c.Roles.Has(protocol.RoleMiner) && !c.Roles.Has(protocol.RoleValidator), "no key to sign with")
+	need(c.Quota >= 0, "a quota of %d MiB; nothing could be stored", c.Quota)
 	need(c.Now != nil, "no clock")
 	return errors.Join(faults...)
 }
@@ -96,6 +113,7 @@ type Event struct {
 	Certified   bool                   // of Decided and Advanced; of Carried: a null certificate says so
 	Excluded    []string               // of Advanced: groups left out of the merge
 	Decision    time.Duration          // of Decided: from the end of evaluation to the certificate
+	Rounds      int                    // of Decided: that the agreement took, 0 without a certificate
 	Weights     []protocol.MinerWeight // of Decided, instance W
 	Rows        []protocol.GroupRows   // of Scored
 	Next        protocol.Link          // of Advanced
@@ -119,6 +137,8 @@ const (
 	Reason                          // why Miner's work was not taken: Text
 	Scored                          // Rows were measured
 	Decided                         // W has an output
+	Accused                         // an equivocation was proven: Text says by whom and in which file the proof is
+	Submitted                       // this validator's weights are on chain
 	Advanced                        // the cycle ended with checkpoint Next
 	Carried                         // a cycle that this node missed decided nothing, as far as it can find out: Next stays
 	Trouble                         // Text says what went wrong; the node goes on

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -141,49 +142,37 @@ func (c *custody) addList(l protocol.List) {
 func (c *custody) verdict(miner protocol.ID) (manifest protocol.Link, status protocol.Status, reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var held, late, incomplete uint64
-	var named []protocol.Link
-	for id, l := range c.lists {
-		p, ok := c.snapshot.Find(id)
-		if !ok {
-			continue
-		}
-		for _, e := range l.Entries {
-			if e.Miner != miner {
-				continue
-			}
-			if !slices.Contains(named, e.Manifest) {
-				named = append(named, e.Manifest)
-			}
-			switch e.State {
-			case protocol.ListHeld:
-				held += p.Stake
-			case protocol.ListLate:
-				late += p.Stake
-			default:
-				incomplete += p.Stake
-			}
-		}
-	}
 	own := ""
+	group := ""
+	if p, ok := c.snapshot.Find(miner); ok {
+		group = p.Group
+	}
 	if k := c.seen[miner]; k != nil {
 		own = k.reason
 		if k.proof != nil {
 			return protocol.Link{}, protocol.StatusInvalid, own
 		}
 	}
-	third := c.snapshot.TotalStake() / 3
-	switch {
-	case len(named) > 1:
-		return protocol.Link{}, protocol.StatusInvalid, "two different commitments"
-	case held > third:
-		return named[0], protocol.StatusOK, ""
-	case late > 0 && late >= incomplete:
-		return protocol.Link{}, protocol.StatusLate, own
-	case late+incomplete+held > 0:
-		return protocol.Link{}, protocol.StatusNoCustody, own
+	manifest, status = timely(c.snapshot, slices.Collect(maps.Values(c.lists)), miner, group)
+	switch status {
+	case protocol.StatusOK:
+		return manifest, status, ""
+	case protocol.StatusOffline:
+		return protocol.Link{}, status, "no commitment"
 	}
-	return protocol.Link{}, protocol.StatusOffline, "no commitment"
+	return protocol.Link{}, status, own
+}
+
+// proofs are those of two commitments.
+func (c *custody) proofs() (out []protocol.EquivocationProof) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, k := range c.seen {
+		if k.proof != nil {
+			out = append(out, *k.proof)
+		}
+	}
+	return out
 }
 
 // blocksIn reads blocks that must be here, fetching what other validators hold if it is not.

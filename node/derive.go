@@ -7,15 +7,80 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/blockzero-net/bzd/consensus"
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/node/local"
 	"github.com/blockzero-net/bzd/validation/merge"
 	"github.com/blockzero-net/bzd/validation/reward"
 )
 
+// timely is what lists say of a miner's commitments to a group: the manifest that more than a third of the stake held in
+// time, or the status that tells why none is. Of two such manifests that of more stake counts, then the lower one: only a
+// proof voids both.
+func timely(s protocol.Snapshot, lists []protocol.List, miner protocol.ID, group string) (manifest protocol.Link, status protocol.Status) {
+	var late, other uint64
+	held := map[protocol.Link]uint64{}
+	for _, l := range lists {
+		p, ok := s.Find(l.Validator)
+		if !ok {
+			continue
+		}
+		for _, e := range l.Entries {
+			switch {
+			case e.Miner != miner || e.Group != group:
+			case e.State == protocol.ListHeld:
+				held[e.Manifest] += p.Stake
+			case e.State == protocol.ListLate:
+				late += p.Stake
+			default:
+				other += p.Stake
+			}
+		}
+	}
+	best, third := uint64(0), s.TotalStake()/3
+	for link, stake := range held {
+		other += stake
+		if stake > third && (stake > best || stake == best && link.Compare(manifest) < 0) {
+			manifest, best = link, stake
+		}
+	}
+	switch {
+	case best > 0:
+		return manifest, protocol.StatusOK
+	case late > 0 && late >= other:
+		return manifest, protocol.StatusLate
+	case late+other > 0:
+		return manifest, protocol.StatusNoCustody
+	}
+	return manifest, protocol.StatusOffline
+}
+
+// refused are the miners whose work does not count, by what a set of W says: without a timely commitment, or with a proof
+// of two.
+func refused(s protocol.Snapshot, set consensus.Set) (map[protocol.ID]protocol.Status, error) {
+	out := map[protocol.ID]protocol.Status{}
+	for _, p := range s.Participants {
+		if p.Roles.Has(protocol.RoleMiner) {
+			if _, status := timely(s, set.Lists, p.ID, p.Group); status != protocol.StatusOK {
+				out[p.ID] = status
+			}
+		}
+	}
+	for _, proof := range set.Proofs {
+		offence, err := proof.Verify(s)
+		if err != nil {
+			return nil, err
+		}
+		if offence.Kind == protocol.EquivocationCommitment {
+			out[offence.Offender] = protocol.StatusInvalid
+		}
+	}
+	return out, nil
+}
+
 // deriveWeights is what W decides, a pure function of the score vectors, the snapshot and the genesis: every validator
-// computes the same value from the same vectors.
-func deriveWeights(s protocol.Snapshot, g protocol.Genesis, vectors []protocol.ScoreVector) (protocol.Value, error) {
+// computes the same value from the same vectors. The rows of refused miners count for nothing but their status.
+func deriveWeights(s protocol.Snapshot, g protocol.Genesis, vectors []protocol.ScoreVector, refused map[protocol.ID]protocol.Status) (protocol.Value, error) {
 	var groups []reward.Group
 	for _, grp := range g.Groups {
 		var reports []reward.Report
@@ -26,7 +91,7 @@ func deriveWeights(s protocol.Snapshot, g protocol.Genesis, vectors []protocol.S
 			}
 			for _, r := range v.Groups {
 				if r.Group == grp.Name {
-					reports = append(reports, reward.Report{Validator: v.Validator, Stake: p.Stake, Rows: ofMiners(s, grp.Name, r.Rows)})
+					reports = append(reports, reward.Report{Validator: v.Validator, Stake: p.Stake, Rows: withStatus(ofMiners(s, grp.Name, r.Rows), refused)})
 				}
 			}
 		}
@@ -58,6 +123,20 @@ func ofMiners(s protocol.Snapshot, group string, rows []protocol.Row) []protocol
 		p, ok := s.Find(r.Miner)
 		return !ok || !p.Roles.Has(protocol.RoleMiner) || p.Group != group
 	})
+}
+
+// withStatus replaces the rows of refused miners, one each.
+func withStatus(rows []protocol.Row, refused map[protocol.ID]protocol.Status) (out []protocol.Row) {
+	for i, r := range rows {
+		status, ok := refused[r.Miner]
+		switch {
+		case !ok:
+			out = append(out, r)
+		case i == 0 || rows[i-1].Miner != r.Miner:
+			out = append(out, protocol.Row{Miner: r.Miner, Shard: r.Shard, Status: status})
+		}
+	}
+	return out
 }
 
 // deriveMerge is what M decides, from the merge vectors and the groups that W gave parts to. The step is the joint one of

@@ -28,7 +28,8 @@ type history struct {
 	mu        sync.Mutex
 	decisions map[slot]protocol.Hash
 	slots     map[protocol.Hash]slot
-	changed   chan struct{} // closed when a certificate is added
+	prepared  map[protocol.Hash]prepared // merges, by their decision
+	changed   chan struct{}              // closed when a certificate is added
 }
 
 // Errors of a history.
@@ -51,6 +52,9 @@ func openHistory(dir string) (*history, error) {
 		return nil, err
 	}
 	h := &history{dir: dir, decisions: map[slot]protocol.Hash{}, slots: map[protocol.Hash]slot{}, changed: make(chan struct{})}
+	if h.prepared, err = readPrepared(dir); err != nil {
+		return nil, err
+	}
 	for _, f := range files {
 		c, err := readCertificate(f)
 		if err != nil {
@@ -119,12 +123,16 @@ func (h *history) at(s slot) (c protocol.Certificate, ok bool, changed <-chan st
 	return c, err == nil, changed
 }
 
-// of returns the certificate of a decision.
+// of returns the certificate of a decision, or without signatures what stands for it in a lineage if it was prepared only.
 func (h *history) of(decision protocol.Hash) (protocol.Certificate, error) {
 	h.mu.Lock()
 	s, ok := h.slots[decision]
+	p, also := h.prepared[decision]
 	h.mu.Unlock()
-	if !ok {
+	switch {
+	case !ok && also:
+		return p.certificate(), nil
+	case !ok:
 		return protocol.Certificate{}, errNoCertificate
 	}
 	return readCertificate(filepath.Join(h.dir, s.file()))
@@ -152,6 +160,25 @@ func (h *history) merges() []uint64 {
 	slices.Sort(cycles)
 	slices.Reverse(cycles)
 	return cycles
+}
+
+// lastWeights returns the last certified weights.
+func (h *history) lastWeights() (c protocol.Certificate, ok bool) {
+	h.mu.Lock()
+	var cycles []uint64
+	for s := range h.decisions {
+		if s.instance == protocol.InstanceW {
+			cycles = append(cycles, s.cycle)
+		}
+	}
+	h.mu.Unlock()
+	slices.Sort(cycles)
+	for _, cycle := range slices.Backward(cycles) {
+		if c, ok, _ = h.at(slot{cycle, protocol.InstanceW}); ok && !c.Null() {
+			return c, true
+		}
+	}
+	return c, false
 }
 
 // last returns the certificate of the last merge that rests on genesis by certificates that are all here; nil if there

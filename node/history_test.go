@@ -48,20 +48,12 @@ func (x *notary) certify(t *testing.T, cycle uint64, i protocol.Instance, parent
 	}
 	for k, key := range x.keys {
 		by := protocol.VoteSig{Validator: x.snapshot.Participants[k].ID}
-		if value >= 0 {
-			v := protocol.Vote{Version: c.Version, Network: c.Network, Cycle: cycle, Instance: i, Type: protocol.VoteCommit, Parent: parent,
-				Digest: c.Decision(), Validator: by.Validator}
-			if err := v.Sign(key); err != nil {
-				t.Fatal(err)
-			}
-			by.Sig = v.Sig
-		} else {
-			v := protocol.StatusVote{Version: c.Version, Network: c.Network, Cycle: cycle, Instance: i, Type: protocol.StatusNull, Parent: parent, Validator: by.Validator}
-			if err := v.Sign(key); err != nil {
-				t.Fatal(err)
-			}
-			by.Sig = v.Sig
+		v := protocol.Vote{Version: c.Version, Network: c.Network, Cycle: cycle, Instance: i, Type: protocol.VoteCommit, Parent: parent,
+			Digest: c.Decision(), Validator: by.Validator}
+		if err := v.Sign(key); err != nil {
+			t.Fatal(err)
 		}
+		by.Sig = v.Sig
 		c.Signatures = append(c.Signatures, by)
 	}
 	if err := c.Verify(x.snapshot); err != nil {

@@ -66,7 +66,7 @@ func (n *Node) mine(ctx context.Context, t timeline, p *local.Phi) error {
 
 // train makes the cycle's delta. A run that ended with the process goes on from what it saved.
 func (n *Node) train(ctx context.Context, cycle uint64, p *local.Phi) (*delta.Delta, error) {
-	o := local.DefaultTrain(n.cfg.Group, n.cfg.Seed, cycle)
+	o := n.local.DefaultTrain(n.cfg.Group, n.cfg.Seed, cycle)
 	job, made := madeFor(cycle, p), false
 	if n.memory == nil { // later cycles have it there
 		n.memory, made = n.recall(cycle, p, job)
@@ -136,7 +136,11 @@ func (n *Node) opposite(p *local.Phi, d *delta.Delta) (*delta.Delta, error) {
 	return delta.New(want, units)
 }
 
-func (n *Node) momentsFile() string  { return filepath.Join(n.cfg.Dir, "moments") }
+// momentsFile is of this miner's group: the moments of another one's values say nothing of these.
+func (n *Node) momentsFile() string {
+	group := sha256.Sum256([]byte(n.cfg.Group))
+	return filepath.Join(n.cfg.Dir, fmt.Sprintf("moments-%x", group[:4]))
+}
 func (n *Node) feedbackFile() string { return filepath.Join(n.cfg.Dir, "feedback") }
 func (n *Node) trainFile() string    { return filepath.Join(n.cfg.Dir, "train.state") }
 

@@ -44,18 +44,24 @@ type Node struct {
 	genesis  protocol.Genesis
 	local    *local.Network
 	phi      *local.Phi
-	parent   protocol.Hash // the decision that phi rests on
+	parent   protocol.Hash // the decision that phi rests on: certified, or prepared after that
+	bound    bool          // to a decision that is not here: no votes in this cycle
 	phiCycle uint64        // the cycle that phi begins
 
 	mu         sync.Mutex
 	registry   map[protocol.ID]protocol.Key
 	snapshot   protocol.Snapshot // of the current cycle
-	custody    *custody          // of the current cycle, nil on a node that does not validate
-	current    []*agreementRun   // that take messages
-	early      [][]byte          // messages for an instance that has not begun here
-	gateway    string            // its address
-	candidates []*local.Phi      // checkpoints computed here in the current cycle
-	memory     *local.Memory     // what this miner keeps from cycle to cycle; nil before it is read
+	checker    consensus.Checker // under snapshot
+	checked    map[protocol.Hash]consensus.Valid
+	offenders  map[protocol.Hash]map[protocol.ID]bool // by merge
+	proofs     []protocol.EquivocationProof           // for the next instances
+	announced  map[protocol.Hash]bool                 // certificates that went around in the current cycle, by decision
+	custody    *custody                               // of the current cycle, nil on a node that does not validate
+	current    []*agreementRun                        // that take messages
+	early      [][]byte                               // messages for an instance that has not begun here
+	gateway    string                                 // its address
+	candidates []*local.Phi                           // checkpoints computed here in the current cycle
+	memory     *local.Memory                          // what this miner keeps from cycle to cycle; nil before it is read
 
 	sent    map[protocol.Hash]bool // messages of the agreement that this node sent in the current cycle, by their hash
 	telling map[peer.ID]int        // repetitions under way
@@ -75,7 +81,7 @@ func New(cfg Config) (_ *Node, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, registry: map[protocol.ID]protocol.Key{}, sent: map[protocol.Hash]bool{}, telling: map[peer.ID]int{}, heads: heads{latest: map[protocol.ID]protocol.Head{}}}
+	n := &Node{cfg: cfg, registry: map[protocol.ID]protocol.Key{}, sent: map[protocol.Hash]bool{}, checked: map[protocol.Hash]consensus.Valid{}, offenders: map[protocol.Hash]map[protocol.ID]bool{}, announced: map[protocol.Hash]bool{}, telling: map[peer.ID]int{}, heads: heads{latest: map[protocol.ID]protocol.Head{}}}
 	defer func() {
 		if err != nil {
 			n.Close()
@@ -90,7 +96,7 @@ func New(cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	o := blockstore.DefaultOptions()
-	o.Links, o.Quota = exchange.Links, cfg.Quota
+	o.Links, o.Quota = exchange.Links, uint64(cfg.Quota)<<20
 	if n.store, err = blockstore.Open(filepath.Join(cfg.Dir, "blocks"), o); err != nil {
 		return nil, err
 	}
@@ -112,12 +118,18 @@ type clock struct{ now func() time.Time }
 func (c clock) Now() time.Time                         { return c.now() }
 func (c clock) After(d time.Duration) <-chan time.Time { return time.NewTimer(d).C }
 
+// What one peer may ask of a node: a validator tells another some messages every δ.
+const (
+	peerRate     = 200 // a second
+	peerRequests = 32  // at once
+)
+
 func (n *Node) listen() (*p2p.Host, error) {
 	key, err := p2p.LoadKey(filepath.Join(n.cfg.Dir, "peer.key"))
 	if err != nil {
 		return nil, err
 	}
-	c := p2p.Config{Network: n.cfg.Network, Key: key, Listen: n.cfg.Listen, Bootstrap: n.cfg.Bootstrap, Clock: clock{n.cfg.Now},
+	c := p2p.Config{Limits: p2p.Limits{PeerRate: peerRate, PeerRequests: peerRequests, Requests: 4 * peerRequests}, Network: n.cfg.Network, Key: key, Listen: n.cfg.Listen, Bootstrap: n.cfg.Bootstrap, Clock: clock{n.cfg.Now},
 		Registry: func(id protocol.ID) (protocol.Key, bool) {
 			n.mu.Lock()
 			defer n.mu.Unlock()
@@ -255,6 +267,9 @@ func (n *Node) cycle(ctx context.Context, cycle uint64) error {
 	defer n.store.Hold()()
 	n.enter(t, s)
 	if err := n.catchUp(ctx, cycle); err != nil {
+		n.trouble(cycle, err)
+	}
+	if s, err = n.exclude(ctx, s); err != nil {
 		n.trouble(cycle, err)
 	}
 	if n.phi == nil { // nothing to work on; what others decide is learned all the same

@@ -44,6 +44,9 @@ func (n *Node) Start(ctx context.Context) error {
 	if n.history, err = openHistory(filepath.Join(n.cfg.Dir, "certificates")); err != nil {
 		return err
 	}
+	if err := n.recollect(); err != nil {
+		return err
+	}
 	if err := n.join(ctx); err != nil {
 		return err
 	}
@@ -122,13 +125,18 @@ func (n *Node) enter(t timeline, s protocol.Snapshot) {
 		registry[p.ID] = p.Key
 	}
 	n.mu.Lock()
+	over := n.current
 	n.registry, n.snapshot, n.entered, n.custody, n.early = registry, s, t.cycle, nil, nil
-	n.current = nil // each is closed by follow
-	n.sent = map[protocol.Hash]bool{}
+	n.checker = consensus.NewChecker(n.cfg.Network, s)
+	n.current, n.bound = nil, false // each is closed by follow
+	n.announced = map[protocol.Hash]bool{}
+	n.proofs = slices.DeleteFunc(n.proofs, func(p protocol.EquivocationProof) bool { _, err := p.Verify(s); return err != nil })
+	n.sent, n.checked = map[protocol.Hash]bool{}, map[protocol.Hash]consensus.Valid{}
 	if n.cfg.Roles.Has(protocol.RoleValidator) {
 		n.custody = n.newCustody(t, s)
 	}
 	n.mu.Unlock()
+	n.harvest(over)
 	n.heads.only(registry)
 	n.host.Refresh()
 }
@@ -146,9 +154,14 @@ func (n *Node) enterLate(ctx context.Context, cycle uint64) error {
 	}
 	n.mu.Lock()
 	n.registry, n.snapshot, n.entered = registry, s, cycle
+	n.checker = consensus.NewChecker(n.cfg.Network, s)
 	n.mu.Unlock()
 	n.host.Refresh()
-	return n.catchUp(ctx, cycle)
+	if err := n.catchUp(ctx, cycle); err != nil {
+		return err
+	}
+	_, err = n.exclude(ctx, s)
+	return err
 }
 
 // learn keeps a certificate of the current cycle if it is valid under its snapshot.
@@ -176,15 +189,36 @@ func (p *past) verify(ctx context.Context, c protocol.Certificate) error {
 	if c.Network != p.n.cfg.Network {
 		return errors.New("a certificate of another network")
 	}
-	s, ok := p.snapshots[c.Cycle]
-	if !ok {
-		var err error
-		if s, err = p.n.on.Client.Snapshot(ctx, startHeight(p.n.schedule(), c.Cycle)); err != nil {
-			return fmt.Errorf("snapshot of cycle %d: %w", c.Cycle, err)
-		}
-		p.snapshots[c.Cycle] = s
+	s, err := p.snapshot(ctx, c.Cycle)
+	if err != nil {
+		return err
 	}
-	return c.Verify(s)
+	merge := c.Parent
+	if c.Instance == protocol.InstanceM {
+		w, err := p.find(ctx)(c.Parent)
+		if err != nil {
+			return err
+		}
+		merge = w.Parent
+	}
+	out, err := p.offenders(ctx, merge)
+	if err != nil {
+		return err
+	}
+	return c.Verify(without(s, out))
+}
+
+// snapshot is the chain's of a cycle.
+func (p *past) snapshot(ctx context.Context, cycle uint64) (protocol.Snapshot, error) {
+	if s, ok := p.snapshots[cycle]; ok {
+		return s, nil
+	}
+	s, err := p.n.on.Client.Snapshot(ctx, startHeight(p.n.schedule(), cycle))
+	if err != nil {
+		return s, fmt.Errorf("snapshot of cycle %d: %w", cycle, err)
+	}
+	p.snapshots[cycle] = s
+	return s, nil
 }
 
 // find returns the certificate of a decision, from a peer if it is not here.
@@ -203,6 +237,9 @@ func (p *past) find(ctx context.Context) func(protocol.Hash) (protocol.Certifica
 			return true
 		})
 		if !ok {
+			if x, ok := p.prepared(ctx, decision); ok {
+				return x.certificate(), nil
+			}
 			return found, errNoCertificate
 		}
 		p.n.keepCertificate(ctx, found)
@@ -263,6 +300,11 @@ func (n *Node) catchUp(ctx context.Context, cycle uint64) error {
 			return err
 		}
 	}
+	if n.after() < cycle {
+		if err := n.buildOn(ctx, p, cycle); err != nil {
+			n.trouble(cycle, err)
+		}
+	}
 	n.phiCycle = cycle
 	return nil
 }
@@ -305,7 +347,7 @@ func (n *Node) latest(ctx context.Context, p *past, cycle uint64) (*protocol.Cer
 	var best *protocol.Certificate
 	better := func(c protocol.Certificate) bool {
 		return !c.Null() && c.Instance == protocol.InstanceM && c.Cycle < cycle && (best == nil || c.Cycle > best.Cycle) &&
-			(n.phi == nil || c.Cycle >= n.phiCycle)
+			(n.phi == nil || c.Cycle >= n.after())
 	}
 	if c := n.history.last(); c != nil && better(*c) {
 		best = c
@@ -343,7 +385,7 @@ func (n *Node) certificateAt(ctx context.Context, l protocol.Link) (protocol.Cer
 
 // adopt moves to the checkpoint of a verified certificate if it rests on genesis.
 func (n *Node) adopt(ctx context.Context, p *past, c protocol.Certificate) error {
-	met, err := lineage(c, n.parent, p.find(ctx))
+	met, err := lineage(c, n.certified(), p.find(ctx))
 	if err != nil {
 		return err
 	}
@@ -362,13 +404,13 @@ func (n *Node) adopt(ctx context.Context, p *past, c protocol.Certificate) error
 // certificate of it or of the weights under it. Without either it stays open.
 func (n *Node) resolve(ctx context.Context, p *past, cycle uint64) error {
 	m, ok := p.of(ctx, slot{cycle, protocol.InstanceM})
-	if ok && !m.Null() && cycle >= n.phiCycle {
+	if ok && !m.Null() && cycle >= n.after() {
 		return n.adopt(ctx, p, m)
 	}
 	null := ok && m.Null() && n.restsHere(ctx, p, m.Parent, cycle)
 	if !null {
 		w, ok := p.of(ctx, slot{cycle, protocol.InstanceW})
-		null = ok && w.Null() && w.Parent == n.parent
+		null = ok && w.Null()
 	}
 	n.event(Event{Kind: Carried, Cycle: cycle, Certified: null, Next: n.phi.Link})
 	return nil

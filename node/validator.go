@@ -37,6 +37,8 @@ type round struct {
 	mu   sync.Mutex
 	next map[string]*local.Phi // what follows, by scale of the grid and groups
 	set  []local.Accepted      // what M may merge, once W is certified
+	// scores are this validator's own, once measured
+	scores *protocol.ScoreVector
 }
 
 // validate runs one cycle as a validator and returns what it decided. It ends at D_M at the latest.
@@ -62,6 +64,15 @@ func (n *Node) validate(ctx context.Context, t timeline, s protocol.Snapshot, p 
 	} else if err := run.Receive(m.Encode()); err != nil {
 		n.trouble(t.cycle, fmt.Errorf("own list: %w", err))
 	}
+	for _, p := range c.proofs() { // everybody must see why the commitments are void
+		if m, err := consensus.NewMessage(p); err == nil {
+			_ = run.Receive(m.Encode()) // it sends what is new
+			err = validators{n}.Send(ctx, m.Encode())
+			if err != nil {
+				n.trouble(t.cycle, err)
+			}
+		}
+	}
 	if err := n.publishList(ctx, own); err != nil {
 		n.trouble(t.cycle, err)
 	}
@@ -75,9 +86,14 @@ func (n *Node) validate(ctx context.Context, t timeline, s protocol.Snapshot, p 
 	if w.Certificate != nil {
 		n.learn(*w.Certificate)
 	}
-	n.submit(t, w)
-	if w.Outcome != consensus.Certified {
-		return consensus.Output{}, n.until(ctx, t.at(t.M)) // no CERT_W, no M
+	r.submit(w)
+	for w.Outcome != consensus.Certified { // no CERT_W, no M; one that comes late still lets this validator help to end M
+		late, cancel := context.WithDeadline(ctx, t.at(t.M))
+		w, err = run.Run(late)
+		cancel()
+		if err != nil {
+			return consensus.Output{}, ctx.Err()
+		}
 	}
 	return r.agreeMerge(ctx, w)
 }
@@ -179,6 +195,13 @@ func (r *round) agreeWeights(ctx context.Context, run *agreementRun, own protoco
 			return
 		}
 		r.n.event(Event{Kind: Scored, Cycle: r.t.cycle, Rows: v.Groups})
+		if r.n.cfg.Behaviour.Byzantine == Lie {
+			v.Groups = lies(v.Groups)
+		}
+		own := v
+		r.mu.Lock()
+		r.scores = &own
+		r.mu.Unlock()
 		if v.Salt, err = salt(); err == nil {
 			err = run.Input(consensus.Input{Scores: &v})
 		}
@@ -187,12 +210,18 @@ func (r *round) agreeWeights(ctx context.Context, run *agreementRun, own protoco
 		}
 	}()
 	out, err := run.Run(ctx)
+	if err == nil && out.Certificate != nil {
+		r.n.announce(*out.Certificate)
+	}
 	<-done
 	if err != nil {
 		return out, err
 	}
 	e := Event{Kind: Decided, Cycle: r.t.cycle, Certified: out.Outcome == consensus.Certified,
 		Decision: r.n.cfg.Now().Sub(r.t.at(r.t.Evaluate))}
+	if out.Certificate != nil {
+		e.Rounds = int(out.Certificate.Round) + 1
+	}
 	if out.Value != nil && out.Value.Weights != nil {
 		e.Weights = out.Value.Weights.Weights
 	}
@@ -201,7 +230,11 @@ func (r *round) agreeWeights(ctx context.Context, run *agreementRun, own protoco
 }
 
 func (r *round) deriveWeights(s consensus.Set) (protocol.Value, error) {
-	return deriveWeights(r.snapshot, r.n.genesis, s.Scores)
+	not, err := refused(r.snapshot, s)
+	if err != nil {
+		return protocol.Value{}, err
+	}
+	return deriveWeights(r.snapshot, r.n.genesis, s.Scores, not)
 }
 
 // commitTime is what committing to the scores takes: measuring ends that long before T_e.
@@ -276,6 +309,9 @@ func (r *round) agreeMerge(ctx context.Context, w consensus.Output) (consensus.O
 		}
 	}()
 	out, err := run.Run(ctx)
+	if err == nil && out.Certificate != nil {
+		r.n.announce(*out.Certificate)
+	}
 	<-done
 	return out, err
 }
@@ -355,14 +391,38 @@ func (r *round) make(alpha int, groups []string, advance func(alpha protocol.Rat
 	return p.Link, nil
 }
 
+// weights are what this validator puts on chain: certified, or else what follows from the vectors that arrived, or else, if
+// those were too few, from its own scores, mixed with the last certified weights.
+func (r *round) weights(w consensus.Output) []protocol.MinerWeight {
+	if w.Value != nil && w.Value.Weights != nil {
+		return w.Value.Weights.Weights
+	}
+	var mixed []protocol.MinerWeight
+	r.mu.Lock()
+	own := r.scores
+	r.mu.Unlock()
+	if own != nil {
+		own.Validator = r.n.cfg.ID
+		if value, err := deriveWeights(r.snapshot, r.n.genesis, []protocol.ScoreVector{*own}, nil); err == nil {
+			mixed = append(mixed, value.Weights.Weights...)
+		}
+	}
+	if c, ok := r.n.history.lastWeights(); ok {
+		mixed = append(mixed, c.Proposal.Value.Weights.Weights...) // a miner's weights are summed
+	}
+	return mixed
+}
+
 // submit puts the weights on chain, whatever was decided, and never waits past the end of the cycle.
-func (n *Node) submit(t timeline, w consensus.Output) {
-	if w.Value == nil || w.Value.Weights == nil {
-		n.trouble(t.cycle, errors.New("no weights to submit: too few scores arrived"))
+func (r *round) submit(w consensus.Output) {
+	n, t := r.n, r.t
+	weights := r.weights(w)
+	if len(weights) == 0 {
+		n.trouble(t.cycle, errors.New("no weights to submit: nothing was measured here, and none were ever certified"))
 		return
 	}
 	x := protocol.Submission{Version: protocol.Version, Network: n.cfg.Network, Cycle: t.cycle, Validator: n.cfg.ID,
-		Weights: protocol.ScaleU16(w.Value.Weights.Weights)}
+		Weights: protocol.ScaleU16(weights)}
 	if err := x.Sign(n.cfg.Key); err != nil {
 		n.trouble(t.cycle, err)
 		return
@@ -372,6 +432,8 @@ func (n *Node) submit(t timeline, w consensus.Output) {
 		defer cancel()
 		if err := n.on.Client.Submit(ctx, x); err != nil && ctx.Err() == nil {
 			n.trouble(t.cycle, fmt.Errorf("submit weights: %w", err))
+		} else if err == nil {
+			n.event(Event{Kind: Submitted, Cycle: t.cycle})
 		}
 	})
 }

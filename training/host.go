@@ -23,7 +23,6 @@ type Host struct {
 	Half     bool // moments in bfloat16
 	Moments  bool // those of an earlier cycle are given
 	Feedback bool // likewise what earlier deltas could not say
-	Refine   bool // a second pass over the text
 	Sparse   bool // the network's deltas are of few values, so that the rest is kept
 }
 
@@ -138,8 +137,8 @@ func (h Host) estimate(l model.Layout) HostMemory {
 	if h.Feedback {
 		m.Kept += group
 	}
-	if h.Sparse && h.Refine { // what was learnt, and the moments, while the second pass runs
-		m.Kept += group + m.Moments
+	if h.Sparse { // what was learnt, and what of it is sent
+		m.Kept += 2 * group
 	}
 	m.Scratch = int64(h.Threads) * (1 << 20)
 	return m

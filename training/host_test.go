@@ -13,7 +13,7 @@ import (
 // host is a run with a model of 1.6 GB of frozen weights.
 func host() training.Host {
 	c, group := olmoe(2, 2)
-	return training.Host{Config: c, Trained: group, Batch: 4, Seq: 512, Threads: 2, Mapped: 1 << 31, Process: 50 << 20, Sparse: true, Refine: true}
+	return training.Host{Config: c, Trained: group, Batch: 4, Seq: 512, Threads: 2, Mapped: 1 << 31, Process: 50 << 20, Sparse: true}
 }
 
 // TestFitHost: the less memory there is, the more is given up, what changes no bit first; every plan fits what it was given.

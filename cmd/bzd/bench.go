@@ -23,11 +23,14 @@ import (
 	"github.com/blockzero-net/bzd/training/optim"
 )
 
-const benchHelp = `Usage: bzd bench step|delta|frontier [flags]
+const benchHelp = `Usage: bzd bench step|engine|delta|frontier|content|agreement [flags]
 
-  step     time whole training steps and evaluation of a model with random weights
-  delta    size and speed of the codec of deltas
-  frontier size of deltas against what the network learns, from rehearsals`
+  step       time whole training steps and evaluation of a model with random weights
+  engine     time the processor's kernels and steps, next to OpenBLAS and PyTorch if wanted
+  delta      size and speed of the codec of deltas
+  frontier   size of deltas against what the network learns, from rehearsals
+  content    time importing and fetching checkpoints, beside what the machine can do at best
+  agreement  time the agreement in simulated and real networks`
 
 // shapes are the models that bench knows by name. Layers can be chosen.
 func shapes() map[string]model.Config {

@@ -15,7 +15,7 @@ import (
 type frontierPoint struct {
 	TopK    int     `json:"topk"` // 0 is dense-bf16
 	Density float64 `json:"density"`
-	Refined bool    `json:"refined"` // with the second pass over what is sent
+	Rate    float64 `json:"lr"`
 	Runs    int     `json:"runs"`
 	Cycles  int     `json:"cycles"`
 	Bytes   float64 `json:"bytes"` // of a delta
@@ -30,6 +30,7 @@ func benchFrontier(_ context.Context, env environment, args []string) error {
 
 Reads what bzd rehearse --json printed for some densities (--topk), dense bfloat16 (--topk 0) among them, all with the same
 cycles and miners, and prints size against loss. bench/frontier.sh makes such files.`)
+	cycles := c.set.Int("cycles", 0, "look at the first so many cycles; 0 means all. A cycle does not depend on how many follow")
 	plot := c.set.String("plot", "", "SVG `FILE` to draw the frontier to")
 	asJSON := c.set.Bool("json", false, "print one JSON list")
 	if err := c.parse(args, true); err != nil {
@@ -38,7 +39,7 @@ cycles and miners, and prints size against loss. bench/frontier.sh makes such fi
 	if c.set.NArg() == 0 {
 		return usageError("which files? bench/frontier.sh makes them")
 	}
-	points, err := frontier(c.set.Args())
+	points, err := frontier(c.set.Args(), *cycles)
 	if err != nil {
 		return err
 	}
@@ -61,17 +62,14 @@ cycles and miners, and prints size against loss. bench/frontier.sh makes such fi
 }
 
 func (p frontierPoint) name() string {
-	switch {
-	case p.TopK == 0:
-		return "dense-bf16"
-	case p.Refined:
-		return fmt.Sprintf("%.2f%%", 100*p.Density)
+	if p.TopK == 0 {
+		return fmt.Sprintf("dense-bf16, lr %g", p.Rate)
 	}
-	return fmt.Sprintf("%.2f%%, one pass", 100*p.Density)
+	return fmt.Sprintf("%.2f%%, lr %g", 100*p.Density, p.Rate)
 }
 
 // frontier averages the runs of each kind, the largest first.
-func frontier(paths []string) ([]frontierPoint, error) {
+func frontier(paths []string, cycles int) ([]frontierPoint, error) {
 	var points []frontierPoint
 	first := rehearsed{}
 	for _, path := range paths {
@@ -83,6 +81,9 @@ func frontier(paths []string) ([]frontierPoint, error) {
 		if err := json.Unmarshal(raw, &r); err != nil || len(r.Cycles) == 0 || r.Values == 0 {
 			return nil, fmt.Errorf("%s: not what bzd rehearse --json prints", path)
 		}
+		if cycles > 0 {
+			r.Cycles = r.Cycles[:min(cycles, len(r.Cycles))]
+		}
 		if first.Values == 0 {
 			first = r
 		}
@@ -90,8 +91,8 @@ func frontier(paths []string) ([]frontierPoint, error) {
 			return nil, fmt.Errorf("%s: %d cycles of %d miners on %d values, %s has %d of %d on %d; only equals compare", path,
 				len(r.Cycles), r.Miners, r.Values, paths[0], len(first.Cycles), first.Miners, first.Values)
 		}
-		one := frontierPoint{TopK: r.TopK, Density: float64(r.TopK) / 4096, Refined: r.TopK > 0 && r.Refine > 0, Cycles: len(r.Cycles)}
-		i := slices.IndexFunc(points, func(p frontierPoint) bool { return p.TopK == one.TopK && p.Refined == one.Refined })
+		one := frontierPoint{TopK: r.TopK, Density: float64(r.TopK) / 4096, Rate: r.LearningRate, Cycles: len(r.Cycles)}
+		i := slices.IndexFunc(points, func(p frontierPoint) bool { return p.TopK == one.TopK && p.Rate == one.Rate })
 		if i < 0 {
 			i, points = len(points), append(points, one)
 		}
@@ -117,7 +118,7 @@ func frontier(paths []string) ([]frontierPoint, error) {
 	slices.SortFunc(points, func(a, b frontierPoint) int {
 		return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.Mean, b.Mean))
 	})
-	dense := slices.IndexFunc(points, func(p frontierPoint) bool { return p.TopK == 0 })
+	dense := slices.IndexFunc(points, func(p frontierPoint) bool { return p.TopK == 0 }) // of dense ones the best is first
 	if dense < 0 {
 		return nil, fmt.Errorf("none of the files is of dense-bf16; add one of --topk 0")
 	}
@@ -154,18 +155,18 @@ func frontierSVG(points []frontierPoint) []byte {
 	fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="middle">times smaller than dense-bf16</text>`+"\n", (left+width-right)/2, height-8)
 	fmt.Fprint(&b, `<polyline fill="none" stroke="#1f77b4" stroke-width="2" points="`)
 	for _, p := range points {
-		if p.TopK == 0 || p.Refined {
+		if p.Excess == 0 || p.TopK > 0 {
 			fmt.Fprintf(&b, "%.1f,%.1f ", x(p.Ratio), y(100*p.Excess))
 		}
 	}
 	b.WriteString("\"/>\n")
 	for _, p := range points {
-		colour := "#1f77b4"
-		if p.TopK > 0 && !p.Refined {
-			colour = "#d62728"
+		colour, anchor := "#1f77b4", "middle"
+		if p.TopK == 0 {
+			colour, anchor = "#d62728", "start"
 		}
-		fmt.Fprintf(&b, `<circle cx="%.1f" cy="%.1f" r="4" fill="%s"/><text x="%.1f" y="%.1f" text-anchor="middle" fill="%s">%s %+.2f</text>`+"\n",
-			x(p.Ratio), y(100*p.Excess), colour, x(p.Ratio), y(100*p.Excess)-9, colour, p.name(), 100*p.Excess)
+		fmt.Fprintf(&b, `<circle cx="%.1f" cy="%.1f" r="4" fill="%s"/><text x="%.1f" y="%.1f" text-anchor="%s" fill="%s">%s: %+.2f</text>`+"\n",
+			x(p.Ratio), y(100*p.Excess), colour, x(p.Ratio), y(100*p.Excess)-9, anchor, colour, p.name(), 100*p.Excess)
 	}
 	b.WriteString("</svg>\n")
 	return b.Bytes()

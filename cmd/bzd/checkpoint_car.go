@@ -35,7 +35,7 @@ func (c *common) exportCAR(ctx context.Context, what, file string, asJSON bool) 
 		return err
 	}
 	var store exchange.Getter
-	root := cid.Undef
+	var root cid.Cid
 	if l, bad := protocol.ParseLink(what); bad == nil {
 		s, _, err := c.openStore(false)
 		if err != nil {

@@ -11,10 +11,8 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
-	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
-	libp2pnoise "github.com/libp2p/go-libp2p/p2p/security/noise"
-	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 
 	"github.com/blockzero-net/bzd/content/blockstore"
 	"github.com/blockzero-net/bzd/content/exchange"
@@ -57,7 +55,8 @@ costs what it changed. A certificate, given or found in the directory, must name
 	f.set.Var(&f.peers, "peer", "`ADDRESS` of a peer: a multiaddress that ends in /p2p/ID; repeatable")
 	f.set.StringVar(&f.gateway, "gateway", "", "`URL` of a gateway, such as http://127.0.0.1:8080, in place of peers")
 	f.set.StringVar(&f.certificate, "certificate", "", "`FILE` of the certificate that must name this checkpoint")
-	f.set.StringVar(&f.snapshot, "snapshot", "", "`FILE` of the chain's snapshot of the certificate's cycle, to verify its signatures")
+	f.set.StringVar(&f.snapshot, "snapshot", "",
+		"`FILE` of the chain's snapshot of the certificate's cycle, to verify its signatures")
 	f.set.Var(&f.limit, "limit", "the most that the checkpoint may have, such as 8GiB")
 	f.set.DurationVar(&f.timeout, "timeout", time.Hour, "how long it may take")
 	f.set.BoolVar(&f.asJSON, "json", false, "print one JSON object")
@@ -78,13 +77,9 @@ costs what it changed. A certificate, given or found in the directory, must name
 			return err
 		}
 	}
-	var infos []peer.AddrInfo
-	for _, p := range f.peers {
-		info, err := peer.AddrInfoFromString(p)
-		if err != nil {
-			return usageError("--peer %s: want a multiaddress that ends in /p2p/ID", p)
-		}
-		infos = append(infos, *info)
+	infos, err := addresses(f.peers)
+	if err != nil {
+		return err
 	}
 	s, dir, err := f.openStore(true)
 	if err != nil {
@@ -109,7 +104,8 @@ costs what it changed. A certificate, given or found in the directory, must name
 		}
 		return fmt.Errorf("%w; what has come stays, the same command goes on", err)
 	}
-	done.Bytes, done.Moved, done.Wasted, done.Sources, done.Seconds = p.Bytes, p.MovedBytes, p.Wasted, p.Sources, env.now().Sub(start).Seconds()
+	done.Bytes, done.Moved, done.Wasted, done.Sources = p.Bytes, p.MovedBytes, p.Wasted, p.Sources
+	done.Seconds = env.now().Sub(start).Seconds()
 	if f.out != "" {
 		if _, err := exchange.Materialize(ctx, s, l.Cid(), f.out, uint64(f.limit)); err != nil {
 			return err
@@ -133,9 +129,12 @@ func userPin(root cid.Cid) blockstore.Pin {
 
 // fetch brings the checkpoint into the store and shows how it goes on.
 func (f *fetching) fetch(ctx context.Context, s *blockstore.Store, infos []peer.AddrInfo, root cid.Cid) (exchange.Progress, error) {
+	bounds := exchange.Bounds{MaxBytes: uint64(f.limit)}
+	if p, err := exchange.Complete(ctx, s, root, bounds); err == nil && ctx.Err() == nil {
+		return p, nil // nobody need be asked
+	}
 	m := newTransfer(f.env, "fetched")
 	defer m.end()
-	bounds := exchange.Bounds{MaxBytes: uint64(f.limit)}
 	report := func(p exchange.Progress) {
 		more := ""
 		if p.Sources > 0 {
@@ -146,25 +145,45 @@ func (f *fetching) fetch(ctx context.Context, s *blockstore.Store, infos []peer.
 	if f.gateway != "" {
 		return exchange.FetchHTTP(ctx, http.DefaultClient, f.gateway, s, root, bounds, report)
 	}
-	h, err := libp2p.New(libp2p.NoTransports, libp2p.Transport(tcp.NewTCPTransport), libp2p.Security(libp2pnoise.ID, libp2pnoise.New),
-		libp2p.NoListenAddrs, libp2p.DisableMetrics(), libp2p.UserAgent("bzd"))
+	h, err := dial(ctx, f.env, infos)
 	if err != nil {
 		return exchange.Progress{}, err
 	}
 	defer h.Close()
 	x := exchange.New(h, s, exchange.Config{})
 	defer x.Close()
+	return x.FetchDAG(ctx, root, bounds, report)
+}
+
+// dial makes a host that listens to nobody and connects it to peers, at least one of which must answer.
+func dial(ctx context.Context, env environment, infos []peer.AddrInfo) (host.Host, error) {
+	h, err := plainHost(false)
+	if err != nil {
+		return nil, err
+	}
 	var failed []error
 	for _, info := range infos {
 		if err := h.Connect(ctx, info); err != nil {
 			failed = append(failed, fmt.Errorf("peer %s: %w", info.ID, err))
-			fmt.Fprintf(f.env.err, "bzd: going on without %s\n", oneLine(failed[len(failed)-1]))
+			fmt.Fprintf(env.err, "bzd: going on without %s\n", oneLine(failed[len(failed)-1]))
 		}
 	}
 	if len(failed) == len(infos) {
-		return exchange.Progress{}, errors.Join(append([]error{errors.New("no peer can be reached")}, failed...)...)
+		return nil, errors.Join(append([]error{errors.New("no peer can be reached"), h.Close()}, failed...)...)
 	}
-	return x.FetchDAG(ctx, root, bounds, report)
+	return h, nil
+}
+
+// addresses parses --peer flags.
+func addresses(peers list) (infos []peer.AddrInfo, err error) {
+	for _, p := range peers {
+		info, err := peer.AddrInfoFromString(p)
+		if err != nil {
+			return nil, usageError("--peer %s: want a multiaddress that ends in /p2p/ID", p)
+		}
+		infos = append(infos, *info)
+	}
+	return infos, nil
 }
 
 // certified checks the certificate that is given, or says which one the directory has.

@@ -77,7 +77,8 @@ While the node runs its blocks cannot be looked at.`).nodeDir()
 		} else if busy {
 			here = "?"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t\n", h.Checkpoint, cycle, certificate, here, cmp.Or(h.Directory, "-"), strings.Join(h.Pins, " "))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t\n", h.Checkpoint, cycle, certificate, here, cmp.Or(h.Directory, "-"),
+			strings.Join(h.Pins, " "))
 	}
 	return w.Flush()
 }

@@ -11,22 +11,39 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/blockzero-net/bzd/internal/protocol"
+	"github.com/blockzero-net/bzd/node"
 	"github.com/blockzero-net/bzd/node/devnet"
 )
 
 // faults collects repeated KIND=N flags.
-type faults map[devnet.Fault]int
+type faults struct{ o *devnet.Options }
 
 func (f faults) String() string { return "" }
 
 func (f faults) Set(s string) error {
 	kind, count, ok := strings.Cut(s, "=")
+	if kind == "byzantine" && ok {
+		f.o.Byzantine = append(f.o.Byzantine, count)
+		return nil
+	}
 	n, err := strconv.Atoi(count)
 	if !ok || err != nil || n < 0 {
 		return fmt.Errorf("want KIND=N, such as offline=1")
 	}
-	f[devnet.Fault(kind)] += n
+	if kind == "partition" {
+		f.o.Partition = n
+		return nil
+	}
+	f.o.Faults[devnet.Fault(kind)] += n
 	return nil
+}
+
+// devnetLoad is what a network of these options asks of the demo's parameters.
+func devnetLoad(o devnet.Options) protocol.Load {
+	l := protocol.DemoLoad()
+	l.Validators, l.Miners = uint32(o.Validators), uint32(o.Miners)
+	return l
 }
 
 func devnetCommand(ctx context.Context, env environment, args []string) error {
@@ -46,7 +63,8 @@ merge and pay, for some cycles.`).text()
 	c.set.StringVar(&o.Gateway, "gateway", "", "address of the HTTP gateway; empty means a free port of 127.0.0.1")
 	c.set.Float64Var(&o.Headroom, "headroom", 0, "how many times what the work takes here the phases of a cycle get; 0 means 2.5. More for a busy machine")
 	c.set.StringVar(&o.ISA, "isa", "", "instruction set: avx512, avx2, neon or scalar; empty means the fastest")
-	c.set.Var(faults(o.Faults), "fault", fmt.Sprintf("`KIND=N`: let something happen to N participants: %v; repeatable", kinds))
+	c.set.Var(faults{&o}, "fault", fmt.Sprintf("`KIND=N`: let something happen to N participants: %v; byzantine=HOW: a validator cheats in the "+
+		"agreement: %v; partition=N: for N cycles after the first half of the validators do not hear the other half; repeatable", kinds, node.Byzantines))
 	asJSON := c.set.Bool("json", false, "print one JSON object at the end")
 	keep := c.set.Bool("keep", false, "keep the temporary directory")
 	serve := c.set.Bool("serve", false, "keep the gateway open at the end, until Ctrl-C")
@@ -57,6 +75,11 @@ merge and pay, for some cycles.`).text()
 	}
 	if err := o.Validate(); err != nil {
 		return usageError("%v", err)
+	}
+	if fit, err := protocol.Feasible(protocol.DemoParams(), devnetLoad(o)); err == nil {
+		for _, warning := range fit.Warnings {
+			fmt.Fprintf(env.err, "bzd: %s\n", warning)
+		}
 	}
 	temporary := c.dir == ""
 	if temporary {

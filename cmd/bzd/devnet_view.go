@@ -261,7 +261,7 @@ func resultTables(out io.Writer, r devnet.Result, serve bool, dir string) error 
 func cycleTable(out io.Writer, cycles []devnet.Cycle) {
 	first := cycles[0]
 	w := table(out)
-	fmt.Fprint(w, "\ncycle\tbase → next\tcertified\tdecided in\tα\tbytes\t")
+	fmt.Fprint(w, "\ncycle\tbase → next\tcertified\tdecided in\trounds\tα\tbytes\t")
 	for _, g := range first.Groups {
 		fmt.Fprintf(w, "%s\t", g.Group)
 	}
@@ -276,13 +276,13 @@ func cycleTable(out io.Writer, cycles []devnet.Cycle) {
 		k := float64(len(first.Groups))
 		fmt.Fprintf(w, "%.4f (%+.2f%%)\t%.4f (%+.2f%%)\t\n", mean/k, 100*(mean/start-1), canary, 100*(canary/first.CanaryBefore-1))
 	}
-	row("before\t\t\t\t\t", func(i int) float64 { return first.Groups[i].Before }, first.CanaryBefore)
+	row("before\t\t\t\t\t\t", func(i int) float64 { return first.Groups[i].Before }, first.CanaryBefore)
 	for _, c := range cycles {
 		var bytes int64
 		for _, s := range c.Submissions {
 			bytes += s.Bytes
 		}
-		row(fmt.Sprintf("%d\t%s → %s\t%s\t%d ms\t%g\t%d", c.Cycle+1, short(c.Base), short(c.Next), yes(c.Certified), c.DecisionMs, c.Alpha, bytes),
+		row(fmt.Sprintf("%d\t%s → %s\t%s\t%d ms\t%d\t%g\t%d", c.Cycle+1, short(c.Base), short(c.Next), yes(c.Certified), c.DecisionMs, c.Rounds, c.Alpha, bytes),
 			func(i int) float64 { return c.Groups[i].After }, c.CanaryAfter)
 	}
 	w.Flush()
@@ -320,7 +320,7 @@ func minerTable(out io.Writer, cycles []devnet.Cycle) {
 
 // cycleReport is one cycle in full.
 func cycleReport(out io.Writer, c devnet.Cycle) {
-	fmt.Fprintf(out, "\ncycle %d  %s → %s  certified %s in %d ms  α = %g\n", c.Cycle+1, short(c.Base), short(c.Next), yes(c.Certified), c.DecisionMs, c.Alpha)
+	fmt.Fprintf(out, "\ncycle %d  %s → %s  certified %s in %d ms, round %d  α = %g\n", c.Cycle+1, short(c.Base), short(c.Next), yes(c.Certified), c.DecisionMs, c.Rounds, c.Alpha)
 	if len(c.Excluded) > 0 {
 		fmt.Fprintf(out, "  left out of the merge: %s\n", strings.Join(c.Excluded, ", "))
 	}

@@ -13,9 +13,11 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/node/local"
 	"github.com/blockzero-net/bzd/training/cpu"
 	"github.com/blockzero-net/bzd/training/data"
+	"github.com/blockzero-net/bzd/training/delta"
 )
 
 const genesisHelp = `Usage: bzd genesis train|plan|import|verify|show [flags]
@@ -172,12 +174,17 @@ writes the network to --dir: genesis.cbor and the checkpoint in genesis/.`).netw
 	c.set.Float64Var(&o.Plan.Shift, "shift", o.Plan.Shift, "what a new router row adds to its base row's logit on its domain's text; 0 copies the base row")
 	c.set.Float64Var(&o.Plan.Away, "away", o.Plan.Away, "times --shift: what it takes away on other text")
 	c.set.Float64Var(&o.Plan.General, "general", o.Plan.General, "weight of general text against the domain's own in the fit of the rows")
+	topK := c.set.Uint("topk", uint(o.Params.TopK), fmt.Sprintf("density: values of 4096 that a delta sends; %d with caution, 0 for all as dense bfloat16", protocol.CautiousTopK))
 	if err := c.parse(args, false); err != nil {
 		return err
 	}
 	if err := sample(); err != nil {
 		return err
 	}
+	if *topK > delta.TopKChunk {
+		return usageError("--topk %d: 0 to %d", *topK, delta.TopKChunk)
+	}
+	o.Params.TopK = uint32(*topK)
 	b, err := c.backend(c.workers())
 	if err != nil {
 		return err

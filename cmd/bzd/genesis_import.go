@@ -18,8 +18,9 @@ import (
 	"github.com/blockzero-net/bzd/training/model"
 )
 
-// importSample is the bytes of a sample in a network on a model with a tokenizer of its own, unless told otherwise.
-const importSample = 512
+// importSample is the bytes of a sample in a network on a model with a tokenizer of its own, unless told otherwise: what
+// the built-in domains have enough text for.
+const importSample = 256
 
 func genesisImport(ctx context.Context, env environment, args []string) error {
 	c := newFlags(env, "genesis import", `Usage: bzd genesis import [flags] SRC
@@ -35,7 +36,8 @@ With --groups the model may be larger than memory; measuring the routing needs i
 	per := 2
 	c.set.StringVar(&o.Name, "name", o.Name, "name of the network")
 	c.set.StringVar(&o.Canary, "canary", o.Canary, "domain that belongs to no group and must not be forgotten")
-	c.set.Var(groups, "groups", "`NAME=LAYER:EXPERT,EXPERT;LAYER:EXPERT`: experts of a domain, repeatable; @FILE has one a line. Other domains are left out")
+	c.set.Var(groups, "groups", "`NAME=LAYER:EXPERT,EXPERT;LAYER:EXPERT`: experts of a domain, repeatable; @FILE has one a line. "+
+		"Other domains are left out")
 	c.set.IntVar(&per, "experts", per, "without --groups: experts per layer for each domain")
 	c.set.IntVar(&o.Plan.Windows, "windows", o.Plan.Windows, "without --groups: samples per domain whose routing is measured")
 	round := c.set.Bool("round", false, "round hub weights that bf16 cannot hold exactly, instead of refusing them")
@@ -93,7 +95,8 @@ With --groups the model may be larger than memory; measuring the routing needs i
 
 // sample adds the flag for the length of a sample; the function returned checks it once flags are parsed.
 func (c *common) sample(o *local.GenesisOptions) func() error {
-	n := c.set.Int("sample", int(o.Params.SequenceLength), "bytes of text in a sample; a model with a tokenizer of its own sees at most a quarter as many tokens")
+	n := c.set.Int("sample", int(o.Params.SequenceLength),
+		"bytes of text in a sample; a model with a tokenizer of its own sees at most a quarter as many tokens")
 	return func() error {
 		if *n < 2 || *n >= 16<<10 {
 			return usageError("--sample %d: 2 to %d bytes", *n, 16<<10-1)

@@ -35,11 +35,15 @@ The jobs of a cycle, on this machine:
 Models and text:
   genesis      train the base model, plan a network or import one, verify what is embedded
   checkpoint   show, list, fetch, compare, import, export
-  store        what a node's block store holds: stat, gc, verify
+  store        what a node's block store holds: stat, gc, verify, import
+  gateway      serve a node's checkpoints over HTTP, as IPFS gateways do
   sample       continue a prompt
   data         list the domains on this machine
+  params       say whether a network's parameters can work
 
-  bench        how fast this machine trains, evaluates and codes deltas
+  verify       check what the network says: an equivocation proof
+
+  bench        how fast this machine trains, evaluates, codes deltas and moves checkpoints, and a network agrees
   version      what this binary is and what it computes with
 
 bzd COMMAND --help says more. A network lives in a directory: --dir, $BZD_DIR, or bzd below the user's cache directory;
@@ -59,6 +63,7 @@ type command func(ctx context.Context, env environment, args []string) error
 
 var commands = map[string]command{
 	"devnet":   devnetCommand,
+	"gateway":  gatewayCommand,
 	"rehearse": rehearse,
 	"train":    train,
 	"eval":     eval,
@@ -67,10 +72,14 @@ var commands = map[string]command{
 	"data":     datasets,
 	"version":  version,
 
-	"bench":          family(benchHelp, "step, delta or frontier"),
-	"bench step":     benchStep,
-	"bench delta":    benchDelta,
-	"bench frontier": benchFrontier,
+	"bench":           family(benchHelp, "step, engine, delta, frontier, content or agreement"),
+	"bench step":      benchStep,
+	"bench engine":    benchEngine,
+	"bench delta":     benchDelta,
+	"bench frontier":  benchFrontier,
+	"bench content":   benchContent,
+	"bench peer":      benchPeer, // a process of bench content
+	"bench agreement": benchAgreement,
 
 	"genesis":        family(genesisHelp, "train, plan, import, verify or show"),
 	"genesis train":  genesisTrain,
@@ -78,6 +87,12 @@ var commands = map[string]command{
 	"genesis import": genesisImport,
 	"genesis verify": genesisVerify,
 	"genesis show":   genesisShow,
+
+	"params":       family(paramsHelp, "check"),
+	"params check": paramsCheck,
+
+	"verify":       family(verifyHelp, "proof"),
+	"verify proof": verifyProof,
 
 	"checkpoint":        family(checkpointHelp, "show, ls, get, diff, import or export"),
 	"checkpoint show":   checkpointShow,
@@ -87,10 +102,11 @@ var commands = map[string]command{
 	"checkpoint import": checkpointImport,
 	"checkpoint export": checkpointExport,
 
-	"store":        family(storeHelp, "stat, gc or verify"),
+	"store":        family(storeHelp, "stat, gc, verify or import"),
 	"store stat":   storeStat,
 	"store gc":     storeGC,
 	"store verify": storeVerify,
+	"store import": storeImport,
 }
 
 // family answers the first word of two-word commands by itself.

@@ -68,7 +68,7 @@ func TestTrainMemory(t *testing.T) {
 				t.Logf("%v: planned %d MiB, held %d MiB at most\n%s", args, plan, peak>>20, errs.String())
 				return peak, plan << 20, stdout.String(), errs.String(), err
 			case <-look.C:
-				peak = max(peak, peakMemory(cmd.Process.Pid))
+				peak = max(peak, residentPeak(cmd.Process.Pid))
 			}
 		}
 	}
@@ -107,8 +107,8 @@ func TestTrainMemory(t *testing.T) {
 	}
 }
 
-// peakMemory is VmHWM of a process, in bytes; 0 if it is gone.
-func peakMemory(pid int) int64 {
+// residentPeak is VmHWM of a process, in bytes; 0 if it is gone.
+func residentPeak(pid int) int64 {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0

@@ -24,7 +24,7 @@ func (p *memoryPlan) fitHost(c *common, dir string, o *local.TrainOptions, seq i
 		return false, err
 	}
 	h.Mapped -= 4 * int64(len(h.Trained)) * 3 * int64(h.Config.Dim) * int64(h.Config.Width) // they get values of their own
-	h.Batch, h.Seq, h.Threads, h.Half, h.Refine = o.Batch, seq, c.workers(), o.Half, o.Refine > 0
+	h.Batch, h.Seq, h.Threads, h.Half = o.Batch, seq, c.workers(), o.Half
 	own := int64(0)
 	h.Process, own = processMemory()
 	limit := int64(p.limit)

@@ -32,9 +32,8 @@ cycle starts from it. Losses are nats per byte on a fixed probe that no decision
 	c.set.Int64Var(&o.Tokens, "tokens", 0, "tokens per miner and cycle; 0 means the default")
 	c.set.IntVar(&c.topK, "topk", c.topK, "density: values of 4096 that a delta sends, 0 for all as dense bfloat16, -1 for the network's")
 	train := local.DefaultTrain("", "", 0)
-	c.set.Float64Var(&train.LearningRate, "lr", train.LearningRate, "miners' peak learning rate")
+	c.set.Float64Var(&train.LearningRate, "lr", 0, rateHelp)
 	c.set.Float64Var(&train.Lead, "lead", train.Lead, "how much of what could not be sent yet miners start ahead of the checkpoint, 0 to 1")
-	c.set.Float64Var(&train.Refine, "refine", train.Refine, "times --lr: peak of miners' second pass, over the values that are sent; 0 leaves it out")
 	c.set.StringVar(&c.dir, "dir", "", "directory for genesis and checkpoints, kept; empty means a temporary one, removed at the end")
 	asJSON := c.set.Bool("json", false, "print one JSON object instead of tables")
 	plot := c.set.String("plot", "", "SVG `FILE` to draw the curves of the probe losses to")
@@ -47,15 +46,13 @@ cycle starts from it. Losses are nats per byte on a fixed probe that no decision
 	switch {
 	case c.topK < -1 || c.topK > delta.TopKChunk:
 		return usageError("--topk %d: -1 to %d", c.topK, delta.TopKChunk)
-	case !(train.LearningRate > 0 && train.LearningRate < 1):
-		return usageError("--lr %v: above 0 and below 1", train.LearningRate)
+	case !(train.LearningRate >= 0 && train.LearningRate < 1):
+		return usageError("--lr %v: 0 to below 1", train.LearningRate)
 	case !(train.Lead >= 0 && train.Lead <= 1):
 		return usageError("--lead %v: 0 to 1", train.Lead)
-	case !(train.Refine >= 0 && train.Refine*train.LearningRate < 1):
-		return usageError("--refine %v: at least 0, and below 1 when multiplied by --lr", train.Refine)
 	}
 	o.Tune = func(x *local.TrainOptions) {
-		x.LearningRate, x.Lead, x.Refine = train.LearningRate, train.Lead, train.Refine
+		x.LearningRate, x.Lead = train.LearningRate, train.Lead
 	}
 	if *plot != "" {
 		if err := newFile(*plot); err != nil {
@@ -95,9 +92,8 @@ cycle starts from it. Losses are nats per byte on a fixed probe that no decision
 	if c.topK >= 0 && c.topK != topK {
 		return usageError("--topk %d: the network in %s sends %d of 4096; choose another --dir", c.topK, c.dir, topK)
 	}
-	values, err := groupValues(b, n, genesis)
-	if err != nil {
-		return err
+	if train.LearningRate == 0 {
+		train.LearningRate = n.DefaultTrain("", "", 0).LearningRate
 	}
 	o.Dir, o.Workers = c.dir, c.workers()
 	var reports []local.CycleReport
@@ -123,10 +119,14 @@ cycle starts from it. Losses are nats per byte on a fixed probe that no decision
 	}
 	seconds := env.now().Sub(start).Seconds()
 	if *asJSON {
+		values, err := groupValues(b, n, genesis)
+		if err != nil {
+			return err
+		}
 		e := json.NewEncoder(env.out)
 		e.SetIndent("", "  ")
 		return e.Encode(rehearsed{Seed: o.Seed, Miners: o.Miners, Values: values, TopK: topK, LearningRate: train.LearningRate,
-			Lead: train.Lead, Refine: train.Refine, Cycles: reports, Checkpoint: last, Seconds: seconds})
+			Lead: train.Lead, Cycles: reports, Checkpoint: last, Seconds: seconds})
 	}
 	summary(env.out, reports)
 	fmt.Fprintf(env.out, "checkpoint %s after %.0f s\n", last, seconds)
@@ -144,7 +144,6 @@ type rehearsed struct {
 	TopK         int                 `json:"topk"`
 	LearningRate float64             `json:"lr"`
 	Lead         float64             `json:"lead"`
-	Refine       float64             `json:"refine"`
 	Cycles       []local.CycleReport `json:"cycles"`
 	Checkpoint   protocol.Link       `json:"checkpoint"`
 	Seconds      float64             `json:"seconds"`

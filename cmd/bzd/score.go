@@ -180,8 +180,8 @@ func (s *scoring) print(results []result) {
 		fmt.Fprintf(w, "%s\t%s\t%+.5f\t%.5f\t%d\t%s\t%.4f\t%s\n", r.File, r.Group, float64(r.Row.Gain)/1e9, float64(r.Row.StdErr)/1e9, r.Row.N, r.Status, float64(r.Weight)/(1<<32), r.Reason)
 	}
 	w.Flush()
-	fmt.Fprintf(s.env.out, "gain in nats per byte on held-out text of the group's domain and the canary; paid if gain − %.2f·error > 0\n",
-		float64(s.n.Genesis.Params.ConfidenceMilli)/1000)
+	fmt.Fprintf(s.env.out, "gain in nats per %s on held-out text of the group's domain and the canary; paid if gain − %.2f·error > 0\n",
+		s.p.Tokens.Unit(), float64(s.n.Genesis.Params.ConfidenceMilli)/1000)
 }
 
 func eval(ctx context.Context, env environment, args []string) (err error) {

@@ -18,22 +18,26 @@ import (
 	"strings"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/blockzero-net/bzd/node/local/localtest"
 )
 
 // scriptCommands are the commands that scripts have beside those of testscript.
 var scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
-	"refuse":    refuse,
-	"interrupt": interrupt,
-	"copydir":   copyDir,
-	"text":      generateText,
-	"poke":      poke,
-	"cut":       cut,
-	"replace":   replace,
-	"keep":      keep,
-	"scores":    scores,
-	"rehearsal": rehearsal,
-	"rootof":    rootOf,
-	"damage":    damage,
+	"refuse":     refuse,
+	"interrupt":  interrupt,
+	"copydir":    copyDir,
+	"text":       generateText,
+	"poke":       poke,
+	"cut":        cut,
+	"replace":    replace,
+	"keep":       keep,
+	"scores":     scores,
+	"rehearsal":  rehearsal,
+	"family":     writeFamily,
+	"rootof":     rootOf,
+	"damage":     damage,
+	"equivocate": equivocate,
 }
 
 // refuse CODE PROGRAM ARGS... runs a program that must fail as a user should see it: with that exit code, nothing on
@@ -147,6 +151,20 @@ func generateText(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		ts.Check(os.WriteFile(filepath.Join(dir, fmt.Sprintf("%04d.txt", i)), []byte(b.String()), 0o644))
 	}
+}
+
+// family NAME DIR [fused] writes a small Hugging Face model of that family.
+func writeFamily(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 || len(args) > 3 {
+		ts.Fatalf("usage: family NAME DIR [fused]")
+	}
+	for _, f := range localtest.Families() {
+		if f.String() == args[0] {
+			ts.Check(localtest.Write(ts.MkAbs(args[1]), localtest.Config(f), len(args) == 3, 0))
+			return
+		}
+	}
+	ts.Fatalf("no family %s", args[0])
 }
 
 // edit rewrites a file.
@@ -272,6 +290,11 @@ func rehearsal(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 	}
 	var r struct {
+		Seed       string
+		Miners     int
+		Values     uint64
+		TopK       int
+		LR, Lead   float64
 		Checkpoint string
 		Seconds    float64
 		Cycles     []struct {

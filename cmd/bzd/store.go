@@ -15,16 +15,22 @@ import (
 	"github.com/blockzero-net/bzd/content/exchange"
 )
 
-const storeHelp = `Usage: bzd store stat|gc|verify [flags]
+const storeHelp = `Usage: bzd store stat|gc|verify|import [flags]
 
   stat      what the block store of a node holds, and for whom
   gc        delete the blocks that nobody has pinned
   verify    read and hash every block, and look whether what is pinned is here
+  import    bring the blocks of CAR files into the store, whatever they are
 
 A store belongs to one process at a time: stop the node first. A node that runs collects by itself.`
 
 // openStore opens the block store of the node's directory. Unless it may be made, it must be there.
 func (c *common) openStore(make bool) (*blockstore.Store, string, error) {
+	return c.openStoreOf(make, 0)
+}
+
+// openStoreOf is openStore with a bound on the bytes of all blocks, 0 for none.
+func (c *common) openStoreOf(make bool, quota uint64) (*blockstore.Store, string, error) {
 	dir, err := c.networkDir()
 	if err != nil {
 		return nil, "", err
@@ -39,7 +45,7 @@ func (c *common) openStore(make bool) (*blockstore.Store, string, error) {
 		}
 	}
 	o := blockstore.DefaultOptions()
-	o.Links = exchange.Links
+	o.Links, o.Quota = exchange.Links, quota
 	s, err := blockstore.Open(path, o)
 	return s, dir, err
 }
@@ -60,7 +66,8 @@ func writeJSON(out io.Writer, v any) error {
 func storeStat(ctx context.Context, env environment, args []string) (err error) {
 	c := newFlags(env, "store stat", `Usage: bzd store stat [flags]
 
-Says what the block store of a node holds, what of it is pinned and by whom. Blocks that several pins keep count for each.`).nodeDir()
+Says what the block store of a node holds, what of it is pinned and by whom. Blocks that several pins keep count for
+each.`).nodeDir()
 	asJSON := c.set.Bool("json", false, "print one JSON object")
 	if err := c.parse(args, false); err != nil {
 		return err
@@ -79,7 +86,8 @@ Says what the block store of a node holds, what of it is pinned and by whom. Blo
 	}
 	fmt.Fprintf(env.out, "store       %s\n", filepath.Join(dir, "blocks"))
 	fmt.Fprintf(env.out, "blocks      %d, %s\n", stat.Blocks, bytesText(stat.Bytes))
-	fmt.Fprintf(env.out, "pinned      %s; bzd store gc would delete %s\n", bytesText(stat.PinnedBytes), bytesText(stat.Bytes-min(stat.Bytes, stat.PinnedBytes)))
+	garbage := stat.Bytes - min(stat.Bytes, stat.PinnedBytes)
+	fmt.Fprintf(env.out, "pinned      %s; bzd store gc would delete %s\n", bytesText(stat.PinnedBytes), bytesText(garbage))
 	fmt.Fprintf(env.out, "on disk     %s, %s are free\n\n", bytesText(stat.Disk), bytesText(stat.Free))
 	return pinTable(env.out, stat.Pins)
 }
@@ -97,10 +105,59 @@ func pinTable(out io.Writer, pins []blockstore.PinStat) error {
 	return w.Flush()
 }
 
+func storeImport(ctx context.Context, env environment, args []string) (err error) {
+	c := newFlags(env, "store import", `Usage: bzd store import [flags] FILE...
+
+Brings the blocks of CAR files into the store, each hashed, of any codec and with any roots, for bzd gateway --public to show.
+Nobody pins them: they stay until bzd store gc, or until a quota needs their space. For checkpoints use bzd checkpoint
+import --car.`).nodeDir()
+	limit := size(64 << 30)
+	c.set.Var(&limit, "limit", "the most that one file may have, such as 8GiB")
+	if err := c.parse(args, true); err != nil {
+		return err
+	}
+	if c.set.NArg() == 0 {
+		return usageError("no FILE")
+	}
+	s, _, err := c.openStore(true)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	for _, name := range c.set.Args() {
+		if err := importBlocks(ctx, env, s, name, uint64(limit)); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func importBlocks(ctx context.Context, env environment, s *blockstore.Store, name string, limit uint64) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	m := newTransfer(env, "imported")
+	p, skipped, err := exchange.ImportBlocks(ctx, s, f, exchange.Bounds{MaxBytes: limit, MaxBlocks: 1 << 26},
+		func(p exchange.Progress) { m.report(p.Bytes, 0, "") })
+	m.end()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(env.out, "%s: %d blocks, %s", name, p.Blocks, bytesText(p.Bytes))
+	if skipped > 0 {
+		fmt.Fprintf(env.out, "; left out %d that are not named by sha2-256", skipped)
+	}
+	fmt.Fprintln(env.out)
+	return nil
+}
+
 func storeGC(ctx context.Context, env environment, args []string) (err error) {
 	c := newFlags(env, "store gc", `Usage: bzd store gc [flags]
 
-Deletes the blocks that no pin keeps and gives their space back. Interrupted, it has deleted some of them and harmed nothing.`).nodeDir()
+Deletes the blocks that no pin keeps and gives their space back. Interrupted, it has deleted some of them and harmed
+nothing.`).nodeDir()
 	asJSON := c.set.Bool("json", false, "print one JSON object")
 	if err := c.parse(args, false); err != nil {
 		return err
@@ -119,7 +176,8 @@ Deletes the blocks that no pin keeps and gives their space back. Interrupted, it
 	if *asJSON {
 		return writeJSON(env.out, got)
 	}
-	fmt.Fprintf(env.out, "deleted %d blocks, %s; kept %d, %s\n", got.Removed, bytesText(got.RemovedBytes), got.Kept, bytesText(got.KeptBytes))
+	fmt.Fprintf(env.out, "deleted %d blocks, %s; kept %d, %s\n", got.Removed, bytesText(got.RemovedBytes),
+		got.Kept, bytesText(got.KeptBytes))
 	return nil
 }
 

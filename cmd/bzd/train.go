@@ -43,12 +43,12 @@ On a card it multiplies in bfloat16, so that the delta is another than the CPU's
 	c.set.Uint64Var(&o.Cycle, "cycle", 0, "cycle: later ones read on in the text")
 	c.set.IntVar(&o.Batch, "batch", o.Batch, "sequences per step")
 	c.set.IntVar(&o.Replay, "replay", o.Replay, "of them general text, so that it is not forgotten")
-	c.set.Float64Var(&o.LearningRate, "lr", o.LearningRate, "peak learning rate")
+	c.set.Float64Var(&o.Lead, "lead", o.Lead, "how much of what could not be sent yet training starts ahead of the checkpoint, 0 to 1")
+	c.set.Float64Var(&o.LearningRate, "lr", 0, rateHelp)
 	c.set.IntVar(&o.Warmup, "warmup", o.Warmup, "steps in which the learning rate rises to its peak")
 	c.set.Var(&o.Schedule, "schedule", "`SHAPE` of the learning rate after that: linear or cosine, to zero at the cycle's end, or constant")
 	state := c.set.String("state", "fp32", "moments of the optimizer: fp32, bf16 (half the memory, another delta), or auto: bf16 only where --memory asks for it")
 	every := c.set.Duration("save-every", time.Minute, "how much of its work a run that is killed loses at most; 0 saves after every step")
-	c.set.Float64Var(&o.Refine, "refine", o.Refine, "times --lr: peak of the second pass, over the values that are sent; 0 leaves it out")
 	plan := c.memoryPlan()
 	exact := c.set.Bool("exact", false, "on a card, compute as the CPU does, to the bit: the same delta, slower")
 	if err := c.parse(args, false); err != nil {
@@ -66,10 +66,10 @@ On a card it multiplies in bfloat16, so that the delta is another than the CPU's
 		return usageError("--batch %d: 1 to %d", o.Batch, maxBatch)
 	case o.Replay < 0 || o.Replay >= o.Batch:
 		return usageError("--replay %d: less than --batch, %d, so that something is left for the group", o.Replay, o.Batch)
-	case !(o.LearningRate > 0 && o.LearningRate < 1):
-		return usageError("--lr %v: above 0 and below 1", o.LearningRate)
-	case !(o.Refine >= 0 && o.Refine*o.LearningRate < 1):
-		return usageError("--refine %v: at least 0, and below 1 when multiplied by --lr", o.Refine)
+	case !(o.LearningRate >= 0 && o.LearningRate < 1):
+		return usageError("--lr %v: 0 to below 1", o.LearningRate)
+	case !(o.Lead >= 0 && o.Lead <= 1):
+		return usageError("--lead %v: 0 to 1", o.Lead)
 	case o.Warmup < 0:
 		return usageError("--warmup %d: at least 0", o.Warmup)
 	case *state != "fp32" && *state != "bf16" && *state != "auto":
@@ -98,6 +98,9 @@ On a card it multiplies in bfloat16, so that the delta is another than the CPU's
 	seq, err := n.Sequence(cmp.Or(*from, start))
 	if err != nil {
 		return err
+	}
+	if o.LearningRate == 0 {
+		o.LearningRate = n.DefaultTrain("", "", 0).LearningRate
 	}
 	if err := enoughTokens(seq, o); err != nil {
 		return err
@@ -225,6 +228,8 @@ func exists(path string) bool {
 	_, err := os.Stat(path)
 	return path != "" && err == nil
 }
+
+const rateHelp = "peak learning rate; 0 means 4e-3, or 2e-3 where deltas are dense"
 
 const (
 	maxBatch  = 4096    // sequences per step

@@ -16,6 +16,8 @@ type Network interface {
 	// may be sent repeatedly, and a layer that drops what it has seen before must let them through to peers that missed
 	// them. The message is not changed or kept.
 	Send(ctx context.Context, message []byte) error
+	// Tell gives an encoded message to one validator, as well as it can, and does not wait for it.
+	Tell(to protocol.ID, message []byte)
 	// Fetch returns the encoded record of that name from whoever has it.
 	Fetch(ctx context.Context, name consensus.Name) ([]byte, error)
 }
@@ -75,6 +77,7 @@ type Runner struct {
 	fell     bool            // the Fallback was output before the batch with it was durable
 	muted    bool
 	outputs  []consensus.Output
+	metrics  Metrics
 	proofs   []protocol.EquivocationProof
 }
 
@@ -103,6 +106,54 @@ func (r *Runner) Close() {
 	r.wg.Wait()
 }
 
+// Metrics is how an instance went so far.
+type Metrics struct {
+	Sent     [consensus.KindLock + 1]uint64 // messages by kind, repetitions included
+	Received [consensus.KindLock + 1]uint64 // that were new
+	Ignored  uint64
+	Refused  uint64 // by their senders' fault
+	// Milliseconds from the instance's Start to this validator's first PREPARE and COMMIT-V and to the certificate; 0: not
+	// yet.
+	Prepared, Committed, Decided int64
+}
+
+// Metrics returns how the instance went so far.
+func (r *Runner) Metrics() Metrics {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.metrics
+}
+
+// note takes the moments from what is sent and output.
+func (r *Runner) note(ready consensus.Ready) {
+	first := func(at *int64) {
+		if *at == 0 {
+			*at = max(1, r.cfg.Clock.Now()-r.cfg.Machine.Start)
+		}
+	}
+	for _, m := range ready.Send {
+		r.metrics.Sent[m.Kind]++
+		if record, err := m.Record(); err == nil {
+			if v, ok := record.(protocol.Vote); ok && v.Type == protocol.VotePrepare {
+				first(&r.metrics.Prepared)
+			} else if ok {
+				first(&r.metrics.Committed)
+			}
+		}
+	}
+	if out := ready.Output; out != nil && out.Certificate != nil {
+		first(&r.metrics.Decided)
+	}
+}
+
+// Retire ends this validator's part: nothing is signed or sent from now on. What comes of the instance is still output.
+func (r *Runner) Retire() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.muted = true
+	r.machine.Mute()
+}
+
 // Receive gives the machine a peer's encoded message and returns its verdict: nil to forward it, or an error of package
 // consensus.
 func (r *Runner) Receive(message []byte) error {
@@ -110,7 +161,31 @@ func (r *Runner) Receive(message []byte) error {
 	if err != nil {
 		return err
 	}
-	return r.do(func() error { return r.machine.Step(m) })
+	return r.do(func() error { return r.judged(m.Kind, r.machine.Step(m)) })
+}
+
+// ReceiveValid is Receive for a message that was checked under the instance's snapshot.
+func (r *Runner) ReceiveValid(v consensus.Valid) error {
+	return r.do(func() error { return r.judged(v.Message().Kind, r.machine.StepValid(v)) })
+}
+
+// Prepared returns the highest lock that is known and, if it is held, the proposal that it is on; nil for none.
+func (r *Runner) Prepared() (*protocol.Lock, *protocol.Proposal) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.machine.Prepared()
+}
+
+func (r *Runner) judged(kind consensus.Kind, err error) error {
+	switch {
+	case err == nil:
+		r.metrics.Received[kind]++
+	case errors.Is(err, consensus.ErrPeer):
+		r.metrics.Refused++
+	default:
+		r.metrics.Ignored++
+	}
+	return err
 }
 
 // Input gives the machine what this validator measured.
@@ -195,8 +270,8 @@ func (r *Runner) turn() (next int64) {
 		switch {
 		case r.began < deadline:
 			r.mute(fmt.Errorf("%w: it did not answer by the deadline", ErrLog))
-		case now >= deadline+r.patience():
-			r.mute(fmt.Errorf("%w: it did not answer for %d ms after the deadline", ErrLog, now-deadline))
+		case now >= r.began+r.patience():
+			r.mute(fmt.Errorf("%w: it did not answer for %d ms", ErrLog, now-r.began))
 		}
 	}
 	for !r.writing || r.muted {
@@ -215,7 +290,7 @@ func (r *Runner) turn() (next int64) {
 	return r.machine.Next()
 }
 
-// patience is how long a write that began at the deadline may take, in milliseconds: as long as the agreement.
+// patience is how long a write that began at the deadline or later may take, in milliseconds: as long as the agreement.
 func (r *Runner) patience() int64 { return r.machine.Deadline() - r.cfg.Machine.Start }
 
 // write makes a batch durable, beside the loop: a disk that hangs must not hold up the output.
@@ -256,6 +331,10 @@ func (r *Runner) finish(ready consensus.Ready) {
 		case r.sends <- m.Encode():
 		default: // the machine repeats it
 		}
+	}
+	r.note(ready)
+	for _, reply := range ready.Reply {
+		r.cfg.Network.Tell(reply.To, reply.Message.Encode())
 	}
 	if out := ready.Output; out != nil && !(r.fell && out.Outcome == consensus.Fallback) {
 		r.outputs = append(r.outputs, *out)

@@ -72,6 +72,22 @@ func (p port) Send(_ context.Context, b []byte) error {
 	return nil
 }
 
+func (p port) Tell(to protocol.ID, b []byte) {
+	b = bytes.Clone(b)
+	p.wg.Go(func() {
+		<-time.After(10 * time.Millisecond)
+		p.mu.Lock()
+		r, lost := p.runners[to[0]], p.lose != nil && p.lose(int(to[0]), b)
+		p.mu.Unlock()
+		if r == nil || lost {
+			return
+		}
+		if err := r.Receive(b); err != nil && !errors.Is(err, consensus.ErrIgnore) {
+			p.t.Errorf("runner %d told %d: %v", p.self, to[0], err)
+		}
+	})
+}
+
 func (p port) Fetch(_ context.Context, n consensus.Name) ([]byte, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -210,6 +226,10 @@ func TestRun(t *testing.T) {
 			if now := h.clock.Now(); now > start+2*delta {
 				t.Errorf("runner %d took until %d ms", i, now)
 			}
+			m := r.Metrics()
+			if m.Prepared < delta || m.Committed <= m.Prepared || m.Decided <= m.Committed || m.Received[consensus.KindVote] == 0 || m.Refused > 0 {
+				t.Errorf("runner %d: %+v", i, m)
+			}
 		})
 		if lost == 0 {
 			t.Error("nothing had to be fetched")
@@ -243,32 +263,33 @@ func TestHealing(t *testing.T) {
 			h.add(i, discard{}, nil)
 		}
 		h.runners[0].Close()
-		h.finish(func(i int, r *runner.Runner) {
-			if i == 0 {
-				return
-			}
-			h.output(r)
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-			defer cancel()
-			if _, err := r.Run(ctx); err == nil {
-				t.Error("two outputs")
-			}
-		})
-		// Validator 0 comes up only now, its deadline long past.
+		h.mu.Lock()
+		h.runners[0] = nil
+		h.mu.Unlock()
+		var wg sync.WaitGroup
+		ctx, cancel := context.WithCancel(t.Context())
+		for i, r := range h.runners[1:] {
+			wg.Go(func() {
+				h.output(r)
+				if _, err := r.Run(ctx); err == nil {
+					t.Errorf("runner %d has two outputs", i+1)
+				}
+			})
+		}
+		<-time.After((deadline + 50) * time.Millisecond)
+		// Validator 0 comes up only now, its deadline past; it says where it stands, and is told.
 		r := h.add(0, discard{}, nil)
 		if out, err := r.Run(t.Context()); err != nil || out.Outcome != consensus.Fallback {
 			t.Errorf("%v %v", out, err)
 		}
-		for _, m := range h.sent[1] {
-			if m.Kind == consensus.KindCertificate {
-				if err := r.Receive(m.Encode()); err != nil && !errors.Is(err, consensus.ErrIgnore) {
-					t.Error(err)
-				}
-			}
-		}
 		if out, err := r.Run(t.Context()); err != nil || out.Outcome != consensus.Certified || !out.Late {
 			t.Errorf("%v %v", out, err)
 		}
+		if now := h.clock.Now(); now > deadline+50+5*delta {
+			t.Errorf("told at %d ms", now)
+		}
+		cancel()
+		wg.Wait()
 		h.close()
 	})
 }

@@ -2,68 +2,111 @@ package sim
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/blockzero-net/bzd/consensus"
 	"github.com/blockzero-net/bzd/internal/protocol"
 )
 
-// Check returns, in words, every promise that the run broke:
-//
-//   - agreement: no two certificates of different decisions, nor one of a decision and a null one, at anybody;
-//   - termination: every honest validator that was up had an output by its deadline;
-//   - validity: a certified value follows from the records that it names, and its medians lie within what honest
-//     validators measured;
-//   - honesty: no honest validator signed two statements that conflict, over all its lives.
-func (r *Result) Check() (broken []string) {
+// Property is a promise of the agreement.
+type Property string
+
+// The promises.
+const (
+	// Agreement: no two certificates of different decisions, nor one of a decision and a null one, at anybody.
+	Agreement Property = "agreement"
+	// Proof: a certificate that is output verifies against the snapshot alone.
+	Proof Property = "proof"
+	// Termination: every honest validator that was up had one output by its deadline, and after it at most a late one.
+	Termination Property = "termination"
+	// Derivation: a certified value follows from the records that it names, all under the instance's parent.
+	Derivation Property = "derivation"
+	// Range: the certified medians lie within what honest validators measured.
+	Range Property = "range"
+	// Honesty: no honest validator signed two statements that conflict, over all its lives.
+	Honesty Property = "honesty"
+	// Originality: certified scores were committed to before anybody's could be read, all of them if the proposer is honest,
+	// else those of two thirds of the stake.
+	Originality Property = "originality"
+	// Verdict: no honest validator calls what an honest one signed, and an honest one brought, wrong; whenever it came.
+	Verdict Property = "verdict"
+)
+
+// Broken is a promise that a run broke.
+type Broken struct {
+	Property Property
+	What     string
+}
+
+func (b Broken) String() string { return string(b.Property) + ": " + b.What }
+
+// Check returns every promise that the run broke.
+func (r *Result) Check() (broken []Broken) {
+	add := func(p Property, format string, args ...any) {
+		broken = append(broken, Broken{p, fmt.Sprintf(format, args...)})
+	}
 	var first *protocol.Certificate
+	decisions := make(map[protocol.Hash]bool)
 	for _, n := range r.Nodes {
 		for _, o := range n.Outputs {
 			c := o.Output.Certificate
-			if c == nil {
+			if c == nil || n.bad != nil {
 				continue
-			}
-			if err := c.Verify(n.Setup.Snapshot); err != nil {
-				broken = append(broken, fmt.Sprintf("v%d output a certificate that does not verify: %v", n.Index, err))
 			}
 			if first == nil {
 				first = c
 			}
 			if first.Decision() != c.Decision() {
-				broken = append(broken, fmt.Sprintf("v%d holds %s, another holds %s", n.Index, certificate(*c), certificate(*first)))
+				add(Agreement, "%s holds %s, another holds %s", n.name(), certificate(*c), certificate(*first))
+			}
+			if !decisions[c.Decision()] {
+				decisions[c.Decision()] = true
+				if err := c.Verify(n.Setup.Snapshot); err != nil {
+					add(Proof, "%s output a certificate that does not verify: %v", n.name(), err)
+				}
+				if !c.Null() {
+					r.follows(*c.Proposal, add)
+				}
 			}
 		}
-		broken = append(broken, r.ended(n)...)
+		if n.Honest() && n.lives == 1 {
+			r.ended(n, add)
+		}
 	}
-	if first != nil && !first.Null() {
-		broken = append(broken, r.follows(*first.Proposal)...)
+	said := make(map[string][]protocol.Signed) // what can conflict only
+	for _, s := range r.Signed {
+		said[fmt.Sprintf("%T", s)] = append(said[fmt.Sprintf("%T", s)], s)
 	}
-	for i, a := range r.Signed {
-		for _, b := range r.Signed[:i] {
-			if p, err := protocol.NewEquivocationProof(a, b); err == nil {
-				broken = append(broken, fmt.Sprintf("honest %s signed %s", a.Signer(), p.Kind))
+	for _, s := range r.Signed {
+		for _, other := range append(said[fmt.Sprintf("%T", s)], said["protocol.StatusVote"]...) {
+			if s.Signer() != other.Signer() {
+				continue
+			}
+			if p, err := protocol.NewEquivocationProof(s, other); err == nil {
+				add(Honesty, "honest %s signed %s", r.Nodes[int(s.Signer()[0])<<8|int(s.Signer()[1])].name(), p.Kind)
 			}
 		}
+	}
+	for _, what := range r.Blamed {
+		add(Verdict, "%s", what)
 	}
 	return broken
 }
 
+type report func(p Property, format string, args ...any)
+
 // ended checks that a node that was up had its output in time.
-func (r *Result) ended(n *Node) (broken []string) {
-	if n.bad != nil || slices.Contains(n.Config.Offline, n.Index) || n.lives != 1 {
-		return nil
-	}
+func (r *Result) ended(n *Node, add report) {
 	if len(n.Outputs) == 0 || n.Outputs[0].At > r.deadline {
-		return []string{fmt.Sprintf("v%d had no output by %d ms", n.Index, r.deadline)}
+		add(Termination, "%s had no output by %d ms", n.name(), r.deadline)
+		return
 	}
 	if last := len(n.Outputs) - 1; last > 1 || last == 1 && (!n.Outputs[1].Output.Late || n.Outputs[0].Output.Outcome != consensus.Fallback) {
-		broken = append(broken, fmt.Sprintf("v%d had %d outputs", n.Index, last+1))
+		add(Termination, "%s had %d outputs", n.name(), last+1)
 	}
-	return broken
 }
 
 // follows checks the certified value against the records it names.
-func (r *Result) follows(p protocol.Proposal) (broken []string) {
+func (r *Result) follows(p protocol.Proposal, add report) {
 	var set consensus.Set
 	for _, h := range p.Vectors {
 		found := false
@@ -76,25 +119,47 @@ func (r *Result) follows(p protocol.Proposal) (broken []string) {
 				continue
 			}
 			found = true
+			parent := n.Setup.Parent
 			switch record, _ := m.Record(); v := record.(type) {
 			case protocol.ScoreVector:
 				set.Scores = append(set.Scores, v)
+				parent = v.Parent
 			case protocol.MergeVector:
 				set.Merges = append(set.Merges, v)
+				parent = v.Parent
+			}
+			if parent != n.Setup.Parent {
+				add(Derivation, "the certified vector %s rests on another parent", short(h))
 			}
 		}
 		if !found {
-			broken = append(broken, fmt.Sprintf("nobody holds the certified vector %s", h))
+			add(Derivation, "nobody holds the certified vector %s", h)
 		}
 	}
-	value, err := r.Nodes[0].Setup.Derive(set)
+	value, err := derive(r.Nodes[0].Setup.Snapshot, r.cfg.Miners)(set)
 	if err != nil || value.Digest() != p.Value.Digest() {
-		broken = append(broken, fmt.Sprintf("the certified value does not follow from its vectors (%v)", err))
+		add(Derivation, "the certified value does not follow from its vectors (%v)", err)
 	}
-	for m := range miners {
-		if gain, ok := median(r.Nodes[0].Setup.Snapshot, set.Scores, m); ok && (gain < truth(m)-noise || gain > truth(m)+noise) {
-			broken = append(broken, fmt.Sprintf("miner %d has the certified gain %d, nobody honest measured that", m, gain))
+	r.committed(p, set.Scores, add)
+	for m := range r.cfg.Miners {
+		gain, ok := median(r.Nodes[0].Setup.Snapshot, r.cfg.Miners, set.Scores, m)
+		if ok && (gain < truth(m)-noise || gain > truth(m)+noise) {
+			add(Range, "miner %d has the certified gain %d, nobody honest measured that", m, gain)
 		}
 	}
-	return broken
+}
+
+// committed checks that what is certified was committed to in time.
+func (r *Result) committed(p protocol.Proposal, vectors []protocol.ScoreVector, add report) {
+	snapshot := r.Nodes[0].Setup.Snapshot
+	var late uint64
+	for _, v := range vectors {
+		if !r.commits[v.CommitDigest()] {
+			late += stake(snapshot, v.Validator)
+		}
+	}
+	leader := r.Nodes[int(p.Proposer[0])<<8|int(p.Proposer[1])]
+	if limit := (snapshot.TotalStake() - 1) / 3; late > limit || late > 0 && leader.bad == nil {
+		add(Originality, "certified vectors of stake %d were not committed to in time, by a proposal of %s", late, leader.name())
+	}
 }

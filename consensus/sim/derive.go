@@ -12,9 +12,7 @@ import (
 	"github.com/blockzero-net/bzd/internal/protocol"
 )
 
-// miners is how many there are, and truth what their work is worth, in nano-nats.
-const miners = 3
-
+// truth is what a miner's work is worth, in nano-nats.
 func truth(miner int) int64 { return int64(miner+1) * 1_000_000 }
 
 // noise is how far an honest measurement is from the truth, at most.
@@ -22,7 +20,7 @@ const noise = 10_000
 
 // measured is a source of one node's own randomness; a new life measures anew.
 func measured(n *Node) *rand.Rand {
-	return rand.New(rand.NewPCG(n.Config.Seed, uint64(1+n.Index)<<32|uint64(n.lives)))
+	return rand.New(rand.NewPCG(n.net.cfg.Seed, uint64(1+n.Index)<<32|uint64(n.lives)))
 }
 
 func scores(n *Node, list protocol.Hash) protocol.ScoreVector {
@@ -30,12 +28,33 @@ func scores(n *Node, list protocol.Hash) protocol.ScoreVector {
 	v := protocol.ScoreVector{List: list, Groups: []protocol.GroupRows{{Group: "go"}}}
 	binary.BigEndian.PutUint64(v.Salt[:], rng.Uint64())
 	v.Salt[31] = 1
-	for m := range miners {
+	for m := range n.net.cfg.Miners {
 		v.Groups[0].Rows = append(v.Groups[0].Rows, protocol.Row{
-			Miner: protocol.ID{byte(m + 1)}, Gain: truth(m) + rng.Int64N(2*noise+1) - noise, StdErr: noise, N: 16, Status: protocol.StatusOK,
+			Miner: miner(m), Gain: truth(m) + rng.Int64N(2*noise+1) - noise, StdErr: noise + rng.Uint64N(noise), N: 16,
+			Screen: rng.Int64N(truth(m)), Status: protocol.StatusOK,
 		})
 	}
 	return v
+}
+
+// entries is what a validator says that it holds: everything.
+func entries(n *Node) protocol.List {
+	l := protocol.List{Version: protocol.Version, Network: n.Setup.Network, Cycle: n.Setup.Cycle, Validator: n.Setup.Self}
+	for m := range n.net.cfg.Miners {
+		manifest := protocol.LinkTo(protocol.DagCBOR, binary.BigEndian.AppendUint32(nil, uint32(m)))
+		l.Entries = append(l.Entries, protocol.ListEntry{
+			Miner: miner(m), Group: "go", Manifest: manifest, Bucket: 2900 + uint32(m%90), State: protocol.ListHeld,
+		})
+	}
+	return l
+}
+
+// miner is the id of a miner, which looks as ids do.
+func miner(m int) (id protocol.ID) {
+	sum := sha256.Sum256(binary.BigEndian.AppendUint32([]byte("miner"), uint32(m)))
+	copy(id[:], sum[:])
+	id[0], id[1] = byte((m+1)>>8), byte(m+1)
+	return id
 }
 
 func search(n *Node) protocol.MergeVector {
@@ -45,8 +64,35 @@ func search(n *Node) protocol.MergeVector {
 	}
 }
 
+// derived is what Derive returned.
+type derived struct {
+	value protocol.Value
+	err   error
+}
+
+// derive computes everything once for all validators: it is a function of the set.
+func (n *network) derive(snapshot protocol.Snapshot) func(consensus.Set) (protocol.Value, error) {
+	compute := derive(snapshot, n.cfg.Miners)
+	return func(s consensus.Set) (protocol.Value, error) {
+		h := sha256.New()
+		for _, v := range s.Scores {
+			h.Write(v.Sig[:])
+		}
+		for _, v := range s.Merges {
+			h.Write(v.Sig[:])
+		}
+		key := protocol.Hash(h.Sum(nil))
+		d, ok := n.derived[key]
+		if !ok {
+			d.value, d.err = compute(s)
+			n.derived[key] = d
+		}
+		return d.value, d.err
+	}
+}
+
 // derive is the stand-in for the real functions: weights are proportional to the median gains, α is the median one.
-func derive(snapshot protocol.Snapshot) func(consensus.Set) (protocol.Value, error) {
+func derive(snapshot protocol.Snapshot, miners int) func(consensus.Set) (protocol.Value, error) {
 	return func(s consensus.Set) (protocol.Value, error) {
 		if len(s.Merges) > 0 {
 			v, ok := protocol.LowerMedian(s.Merges, func(v protocol.MergeVector) uint64 { return stake(snapshot, v.Validator) },
@@ -60,7 +106,7 @@ func derive(snapshot protocol.Snapshot) func(consensus.Set) (protocol.Value, err
 		}
 		parts := make([]*big.Int, miners)
 		for m := range parts {
-			gain, ok := median(snapshot, s.Scores, m)
+			gain, ok := median(snapshot, miners, s.Scores, m)
 			if !ok {
 				return protocol.Value{}, errors.New("sim: a vector without rows")
 			}
@@ -70,7 +116,7 @@ func derive(snapshot protocol.Snapshot) func(consensus.Set) (protocol.Value, err
 		value := protocol.WeightsValue{MergeSet: sha256.Sum256([]byte("all"))}
 		for m, w := range weights {
 			value.Weights = append(value.Weights, protocol.MinerWeight{
-				Miner: protocol.ID{byte(m + 1)}, Group: "go", Status: protocol.StatusOK, Weight: w, Part: w,
+				Miner: miner(m), Group: "go", Status: protocol.StatusOK, Weight: w, Part: w,
 			})
 		}
 		return protocol.Value{Weights: &value}, nil
@@ -83,7 +129,7 @@ func stake(s protocol.Snapshot, id protocol.ID) uint64 {
 }
 
 // median returns the stake-weighted median gain of a miner.
-func median(s protocol.Snapshot, vectors []protocol.ScoreVector, miner int) (int64, bool) {
+func median(s protocol.Snapshot, miners int, vectors []protocol.ScoreVector, miner int) (int64, bool) {
 	for _, v := range vectors {
 		if len(v.Groups) != 1 || len(v.Groups[0].Rows) != miners {
 			return 0, false

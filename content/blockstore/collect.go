@@ -161,10 +161,27 @@ func (s *Store) Collect(ctx context.Context, report func(Collected)) (c Collecte
 	if err != nil {
 		return c, err
 	}
+	if err := s.recount(); err != nil {
+		return c, err
+	}
 	if c.Removed > 0 {
 		c.Files, err = s.GC(ctx)
 	}
 	return c, err
+}
+
+// recount sets right what writers beside each other and damaged blocks have put wrong in the account.
+func (s *Store) recount() error {
+	if s.opts.Quota == 0 {
+		return nil
+	}
+	s.writes.Lock()
+	defer s.writes.Unlock()
+	_, used, err := s.measure()
+	if err == nil {
+		s.used.Store(int64(used))
+	}
+	return explain(s.dir, err)
 }
 
 // sweep removes those of some blocks that nobody has met since the collection began.

@@ -341,6 +341,11 @@ func TestQuota(t *testing.T) {
 	release()
 	must(t, s.Put(ctx, b(9)))
 	holdsExactly(t, s, []blocks.Block{b(3), b(4), b(9)}, []blocks.Block{b(6), b(7), b(8)})
+	must(t, s.Pin(ctx, Pin{Owner: Owner{"cycle", "10"}, Blocks: cids(b(9))}))
+	s.count(12345)
+	if _, err := s.Collect(ctx, nil); err != nil || s.used.Load() != 600_000 {
+		t.Errorf("%d bytes in use after a collection, %v", s.used.Load(), err)
+	}
 	must(t, s.Close())
 	s = open(t, dir, o)
 	if used := s.used.Load(); used != 600_000 {

@@ -183,7 +183,7 @@ func (l *large) sync() error {
 	for path := range pending {
 		dirs[filepath.Dir(path)] = struct{}{}
 	}
-	err := together(maps.Keys(pending), func(path string) error {
+	err := together(maps.Keys(pending), syncWorkers, func(path string) error {
 		f, err := os.Open(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // deleted since
@@ -194,7 +194,7 @@ func (l *large) sync() error {
 		return errors.Join(f.Sync(), f.Close())
 	})
 	if err == nil { // names are of no use before the bytes
-		err = together(maps.Keys(dirs), syncDir)
+		err = together(maps.Keys(dirs), syncWorkers, syncDir)
 	}
 	if err != nil { // the next call tries again
 		l.mu.Lock()
@@ -206,23 +206,26 @@ func (l *large) sync() error {
 	return err
 }
 
-// syncWorkers is how many files are flushed at the same time: file systems write what several wait for at once.
-const syncWorkers = 16
+// How many files are flushed, and how many written, at the same time. File systems flush what several wait for at once.
+const (
+	syncWorkers  = 16
+	writeWorkers = 4
+)
 
-// together calls do for every name, several at a time, and joins the errors.
-func together(names iter.Seq[string], do func(string) error) error {
-	todo := make(chan string)
-	errs := make([]error, syncWorkers)
+// together calls do for everything, several at a time, and joins the errors.
+func together[T any](all iter.Seq[T], workers int, do func(T) error) error {
+	todo := make(chan T)
+	errs := make([]error, workers)
 	var work sync.WaitGroup
 	for i := range errs {
 		work.Go(func() {
-			for name := range todo {
-				errs[i] = errors.Join(errs[i], do(name))
+			for x := range todo {
+				errs[i] = errors.Join(errs[i], do(x))
 			}
 		})
 	}
-	for name := range names {
-		todo <- name
+	for x := range all {
+		todo <- x
 	}
 	close(todo)
 	work.Wait()

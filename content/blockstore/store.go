@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -463,16 +464,14 @@ func (s *Store) put(bs []blocks.Block) (total uint64, err error) {
 			return total, explain(s.dir, err)
 		}
 	}
-	for _, b := range big {
+	err = together(slices.Values(big), writeWorkers, func(b blocks.Block) error {
 		d, err := digest(b.Cid())
 		if err == nil {
 			err = s.big.write(d, b.RawData(), s.opts.SyncWrites)
 		}
-		if err != nil {
-			return total, explain(s.dir, err)
-		}
-	}
-	return total, nil
+		return err
+	})
+	return total, explain(s.dir, err)
 }
 
 // room fails if size more bytes would leave the disk less than the reserve.

@@ -24,7 +24,9 @@ const maxCARHeader = 4 << 10
 
 // ExportCAR writes the DAG below root as a CAR of version 1, root first, every node before what is below it, each block
 // once, and returns what it wrote. The same DAG gives the same bytes.
-func ExportCAR(ctx context.Context, store Getter, root cid.Cid, out io.Writer, bounds Bounds, report func(Progress)) (Progress, error) {
+func ExportCAR(
+	ctx context.Context, store Getter, root cid.Cid, out io.Writer, bounds Bounds, report func(Progress),
+) (Progress, error) {
 	if err := checkLink(root, protocol.DagPB, protocol.Raw); err != nil {
 		return Progress{}, err
 	}
@@ -55,7 +57,9 @@ func ExportCAR(ctx context.Context, store Getter, root cid.Cid, out io.Writer, b
 
 // descend hands out every block of a DAG once, nodes before what is below them, in the order of their links, and returns how
 // many there were.
-func descend(ctx context.Context, store Getter, root cid.Cid, bounds Bounds, each func(blocks.Block) error) (p Progress, err error) {
+func descend(
+	ctx context.Context, store Getter, root cid.Cid, bounds Bounds, each func(blocks.Block) error,
+) (p Progress, err error) {
 	bounds = bounds.withDefaults()
 	seen, todo := cid.NewSet(), []cid.Cid{root}
 	for len(todo) > 0 {
@@ -103,55 +107,25 @@ type blockStore interface {
 // that collects must be held until the root is pinned. Every block is hashed; one that is not what its CID says, that is
 // longer than [MaxBlock] or is named by a CID that no network has, a header without one root, and a DAG of which blocks
 // are missing, are [ErrContent]; more than the bounds allow is [ErrBounds]. With an error some blocks may be stored.
-func ImportCAR(ctx context.Context, store blockStore, in io.Reader, bounds Bounds, report func(Progress)) (root cid.Cid, p Progress, err error) {
-	bounds = bounds.withDefaults()
-	refuse := func(format string, args ...any) (cid.Cid, Progress, error) {
-		return cid.Undef, p, fmt.Errorf("%w: CAR: "+format, append([]any{ErrContent}, args...)...)
+func ImportCAR(
+	ctx context.Context, store blockStore, in io.Reader, bounds Bounds, report func(Progress),
+) (root cid.Cid, p Progress, err error) {
+	one := func(roots []cid.Cid) error {
+		if len(roots) != 1 {
+			return fmt.Errorf("%d roots, want one", len(roots))
+		}
+		root = roots[0]
+		if err := checkLink(root, protocol.DagPB, protocol.Raw); err != nil {
+			return fmt.Errorf("root: %w", err)
+		}
+		return nil
 	}
-	r, err := car.NewBlockReader(bufio.NewReaderSize(in, 1<<18), car.MaxAllowedHeaderSize(maxCARHeader),
-		car.MaxAllowedSectionSize(MaxBlock+cidBytes), car.WithTrustedCAR(true)) // it is not: blocks are hashed below
-	if err != nil {
-		return refuse("%w", err)
-	}
-	if len(r.Roots) != 1 {
-		return refuse("%d roots, want one", len(r.Roots))
-	}
-	root = r.Roots[0]
-	if err := checkLink(root, protocol.DagPB, protocol.Raw); err != nil {
-		return refuse("root: %w", err)
-	}
-	publisher := NewPublisher(ctx, store)
-	for {
-		if err := ctx.Err(); err != nil {
-			return cid.Undef, p, context.Cause(ctx)
-		}
-		b, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return refuse("block %d: %w", p.Blocks, err)
-		}
-		if err := checkBlock(b); err != nil {
-			return refuse("block %d: %w", p.Blocks, err)
-		}
-		p.Blocks++
-		p.Bytes += uint64(len(b.RawData()))
-		if p.Blocks > bounds.MaxBlocks || p.Bytes > bounds.MaxBytes {
-			return cid.Undef, p, fmt.Errorf("%w: CAR: more than %d blocks or %d bytes", ErrBounds, bounds.MaxBlocks, bounds.MaxBytes)
-		}
-		if err := publisher.Add(b); err != nil {
-			return cid.Undef, p, err
-		}
-		if report != nil {
-			report(p)
-		}
-	}
-	if err := publisher.Flush(); err != nil {
+	take := func(b blocks.Block) (bool, error) { return true, checkBlock(b) }
+	if p, err = readCAR(ctx, store, in, bounds, one, take, report); err != nil {
 		return cid.Undef, p, err
 	}
 	if _, err := Complete(ctx, store, root, bounds); errors.Is(err, ErrMissing) {
-		return refuse("%w", err)
+		return cid.Undef, p, fmt.Errorf("%w: CAR: %w", ErrContent, err)
 	} else if err != nil {
 		return cid.Undef, p, err
 	}
@@ -161,11 +135,86 @@ func ImportCAR(ctx context.Context, store blockStore, in io.Reader, bounds Bound
 	return root, p, nil
 }
 
+// ImportBlocks stores the blocks of a CAR, whatever they are: of any codec, with any roots, with or without what they link
+// to. Only blocks that are named by sha2-256 can be checked and kept; of others it returns how many were left out. It has
+// the errors of [ImportCAR].
+func ImportBlocks(ctx context.Context, store Putter, in io.Reader, bounds Bounds, report func(Progress)) (p Progress, skipped int, err error) {
+	take := func(b blocks.Block) (bool, error) {
+		h, err := multihash.Decode(b.Cid().Hash())
+		if err == nil && h.Code != multihash.SHA2_256 {
+			skipped++
+			return false, nil
+		}
+		return true, checkHash(b)
+	}
+	if p, err = readCAR(ctx, store, in, bounds, func([]cid.Cid) error { return nil }, take, report); err != nil {
+		return p, skipped, err
+	}
+	if s, ok := store.(syncer); ok {
+		err = s.Sync()
+	}
+	return p, skipped, err
+}
+
+// readCAR stores the blocks of a CAR that take takes. What roots and take do not like is [ErrContent].
+func readCAR(ctx context.Context, store Putter, in io.Reader, bounds Bounds, roots func([]cid.Cid) error,
+	take func(blocks.Block) (bool, error), report func(Progress)) (p Progress, err error) {
+	bounds = bounds.withDefaults()
+	refuse := func(format string, args ...any) (Progress, error) {
+		return p, fmt.Errorf("%w: CAR: "+format, append([]any{ErrContent}, args...)...)
+	}
+	r, err := car.NewBlockReader(bufio.NewReaderSize(in, 1<<18), car.MaxAllowedHeaderSize(maxCARHeader),
+		car.MaxAllowedSectionSize(MaxBlock+cidBytes), car.WithTrustedCAR(true)) // it is not: blocks are hashed below
+	if err != nil {
+		return refuse("%w", err)
+	}
+	if err := roots(r.Roots); err != nil {
+		return refuse("%w", err)
+	}
+	publisher := NewPublisher(ctx, store)
+	for n := 0; ; n++ {
+		if err := ctx.Err(); err != nil {
+			return p, context.Cause(ctx)
+		}
+		b, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return refuse("block %d: %w", n, err)
+		}
+		taken, err := take(b)
+		if err != nil {
+			return refuse("block %d: %w", n, err)
+		}
+		if !taken {
+			continue
+		}
+		p.Blocks++
+		p.Bytes += uint64(len(b.RawData()))
+		if p.Blocks > bounds.MaxBlocks || p.Bytes > bounds.MaxBytes {
+			return p, fmt.Errorf("%w: CAR: more than %d blocks or %d bytes", ErrBounds, bounds.MaxBlocks, bounds.MaxBytes)
+		}
+		if err := publisher.Add(b); err != nil {
+			return p, err
+		}
+		if report != nil {
+			report(p)
+		}
+	}
+	return p, publisher.Flush()
+}
+
 // checkBlock refuses a block that is not what its CID says, or whose CID no network has.
 func checkBlock(b blocks.Block) error {
 	if err := checkLink(b.Cid(), protocol.Raw, protocol.DagPB, protocol.DagCBOR); err != nil {
 		return err
 	}
+	return checkHash(b)
+}
+
+// checkHash refuses a block that is not what its CID says.
+func checkHash(b blocks.Block) error {
 	want, err := multihash.Decode(b.Cid().Hash())
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrContent, err)

@@ -199,3 +199,34 @@ func (m memory) Get(_ context.Context, c cid.Cid) (blocks.Block, error) {
 	}
 	return nil, format.ErrNotFound{Cid: c}
 }
+
+// TestImportBlocks: whatever a CAR holds is taken, but for blocks that are not what they say.
+func TestImportBlocks(t *testing.T) {
+	text := []byte(`{"hello":"world"}`)
+	of := func(version, codec uint64, code uint64) blocks.Block {
+		t.Helper()
+		h, err := mh.Sum(text, code, -1)
+		must(t, err)
+		c := cid.NewCidV1(codec, h)
+		if version == 0 {
+			c = cid.NewCidV0(h)
+		}
+		b, err := blocks.NewBlockWithCid(text, c)
+		must(t, err)
+		return b
+	}
+	list := []blocks.Block{of(1, cid.DagJSON, mh.SHA2_256), of(0, cid.DagProtobuf, mh.SHA2_256), of(1, cid.Raw, mh.SHA2_512)}
+	s := newStore(t, blockstore.DefaultOptions())
+	p, skipped, err := ImportBlocks(t.Context(), s, bytes.NewReader(carOf(t, []cid.Cid{list[1].Cid(), list[0].Cid()}, list...)), roomy, nil)
+	if err != nil || p.Blocks != 2 || skipped != 1 {
+		t.Errorf("%+v, %d left out, %v", p, skipped, err)
+	}
+	if b, err := s.Get(t.Context(), list[0].Cid()); err != nil || !bytes.Equal(b.RawData(), text) {
+		t.Errorf("%v, %v", b, err)
+	}
+	lie, err := blocks.NewBlockWithCid([]byte("lie"), list[0].Cid())
+	must(t, err)
+	if _, _, err := ImportBlocks(t.Context(), s, bytes.NewReader(carOf(t, nil, lie)), roomy, nil); !errors.Is(err, ErrContent) {
+		t.Errorf("a lie: %v", err)
+	}
+}

@@ -11,10 +11,16 @@
 // no peer has yet, and what peers have that do not speak it, goes over bitswap, which tells all peers what is wanted and
 // waits.
 //
+// Peers that lie are shunned, peers that fall behind are left for others and asked last the next time; what a fetch finds
+// in a store that collects stays while it lasts, and a checkpoint that was fetched is durable. [Config].Finder and
+// [Config].Provider are where a network that has provider records comes in.
+//
+// [FetchHTTP] fetches from a trustless gateway instead of peers, [ImportCAR] from a file, and [ExportCAR] writes one.
+// [Links] and [Complete] say what belongs to what.
+//
 // [Publish] turns a checkpoint directory into blocks and [Materialize] turns blocks into the directory again. They need
 // a store only: given an Exchange instead of one, Publish also wakes the peers that wait.
 //
 // Which peers there are and which of them are worth a connection is decided in p2p. This package must never import
-// another domain. It reads no clock, but for
-// timers and the rate at which a peer is served.
+// another domain. It reads no clock, but for timers and the rate at which a peer is served.
 package exchange

@@ -23,7 +23,9 @@ const httpRequests = 8
 // interrupted fetch goes on where it was. A block that the gateway does not have is [ErrMissing], other bytes are [ErrLied].
 //
 // [trustless gateway]: https://specs.ipfs.tech/http-gateways/trustless-gateway/
-func FetchHTTP(ctx context.Context, client *http.Client, base string, store blockStore, root cid.Cid, bounds Bounds, report func(Progress)) (Progress, error) {
+func FetchHTTP(
+	ctx context.Context, client *http.Client, base string, store blockStore, root cid.Cid, bounds Bounds, report func(Progress),
+) (Progress, error) {
 	if err := checkLink(root, protocol.DagPB, protocol.Raw); err != nil {
 		return Progress{}, err
 	}

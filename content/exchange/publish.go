@@ -17,16 +17,17 @@ type Putter interface {
 	PutMany(context.Context, []blocks.Block) error
 }
 
-// Publisher stores blocks in batches, in the order they come, such as those of [checkpoint.WriteBlocks]. It is for one
-// goroutine.
+// Publisher stores blocks in batches, in the order they come, such as those of [checkpoint.WriteBlocks]: one batch while the
+// next is made. It is for one goroutine. After an error a batch may still be on its way to the store.
 type Publisher struct {
 	ctx   context.Context
 	store Putter
 	// hashed: the blocks come from where their CIDs are computed.
 	hashed bool
 	batch  []blocks.Block
-	held   int    // bytes of batch
-	total  uint64 // bytes stored or held
+	held   int        // bytes of batch
+	total  uint64     // bytes stored or held
+	flying chan error // of the batch that is being stored; nil if there is none
 }
 
 // NewPublisher returns a publisher that stores until ctx ends. Its blocks must have their CIDs computed from their bytes,
@@ -43,20 +44,45 @@ func (p *Publisher) Add(b blocks.Block) error {
 	if p.held < putBatch && len(p.batch) < 1024 {
 		return nil
 	}
-	return p.Flush()
+	return p.send()
+}
+
+// send begins to store the batch when the one before is stored.
+func (p *Publisher) send() error {
+	if err := p.land(); err != nil {
+		return err
+	}
+	if err := p.ctx.Err(); err != nil {
+		return err
+	}
+	batch, done := p.batch, make(chan error, 1)
+	p.batch, p.held, p.flying = nil, 0, done
+	go func() {
+		put := p.store.PutMany
+		if s, ok := p.store.(hashedPutter); ok && p.hashed {
+			put = s.PutHashed
+		}
+		done <- put(p.ctx, batch)
+	}()
+	return nil
+}
+
+// land waits for the batch that is being stored.
+func (p *Publisher) land() error {
+	if p.flying == nil {
+		return nil
+	}
+	err := <-p.flying
+	p.flying = nil
+	return err
 }
 
 // Flush stores what was added and is not stored yet.
 func (p *Publisher) Flush() error {
-	if err := p.ctx.Err(); err != nil {
+	if err := p.send(); err != nil {
 		return err
 	}
-	batch := p.batch
-	p.batch, p.held = nil, 0
-	if s, ok := p.store.(hashedPutter); ok && p.hashed {
-		return s.PutHashed(p.ctx, batch)
-	}
-	return p.store.PutMany(p.ctx, batch)
+	return p.land()
 }
 
 // Publish puts the blocks of the checkpoint in dir into a store, children before parents, and returns its CID and the

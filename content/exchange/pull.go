@@ -179,8 +179,7 @@ type pull struct {
 	cids    []cid.Cid
 	typical int
 	budget  uint32 // of one request
-	first   peer.ID
-	want    int // peers to ask at the same time
+	want    int    // peers to ask at the same time
 	got     chan delivery
 	over    chan struct{} // closed when the last worker has left
 
@@ -205,7 +204,9 @@ type source struct {
 	peer   peer.ID
 	began  uint64 // pull.bytes when the request began
 	came   uint64 // bytes since
+	twice  uint64 // of these, bytes that had come from others
 	cancel context.CancelCauseFunc
+	behind bool // its blocks were asked of others for its pace
 }
 
 // delivery is a block and who sent it.
@@ -254,13 +255,14 @@ func (w *walk) pull(cids []cid.Cid, typical int) (left []cid.Cid, err error) {
 	}
 	ctx, cancel := context.WithCancel(w.ctx)
 	u := &pull{
-		x: x, ctx: ctx, cids: cids, typical: max(typical, 1), first: w.from, state: make([]pullState, len(cids)), by: make([]*source, len(cids)),
+		x: x, ctx: ctx, cids: cids, typical: max(typical, 1), state: make([]pullState, len(cids)), by: make([]*source, len(cids)),
 		free: len(cids), met: map[peer.ID]bool{}, sources: map[*source]struct{}{},
 		budget: uint32(min(maxAnswer, max(w.e.config.InFlight/pullPeers, 1))),
 		got:    make(chan delivery), over: make(chan struct{}), changed: make(chan struct{}),
 	}
 	u.want = min(1+len(cids)*u.typical/pullShare, pullPeers)
 	u.staff(peers)
+	u.double()
 	var p batch
 	defer func() {
 		cancel()
@@ -308,7 +310,7 @@ func (w *walk) pull(cids []cid.Cid, typical int) (left []cid.Cid, err error) {
 		}
 		p.blocks = append(p.blocks, b.Block)
 		if p.size += len(b.RawData()); p.size >= putBatch {
-			if err := p.put(w); err != nil {
+			if err := p.send(w); err != nil {
 				return nil, err
 			}
 		}
@@ -331,6 +333,23 @@ func (u *pull) staff(peers []peer.ID) {
 		}
 	}
 	for n := len(u.peers); n > 0 && u.workers < u.want; n-- {
+		u.workers++
+		go u.work()
+	}
+}
+
+// double lets each peer have two requests under way where there are fewer peers than should be asked at the same time:
+// while a block of one is hashed, one of the other comes.
+func (u *pull) double() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.met) >= u.want {
+		return
+	}
+	for p := range u.met {
+		u.peers = append(u.peers, p)
+	}
+	for n := len(u.met); n > 0 && u.workers < u.want && u.workers > 0; n-- {
 		u.workers++
 		go u.work()
 	}
@@ -460,7 +479,7 @@ var errOutpaced = errors.New("exchange: the peer is outpaced by others")
 // Called with mu held.
 func (u *pull) outpaced(s *source, start uint64) bool {
 	others := uint64(max(u.workers-1, 1))
-	return len(u.sources) > 1 && (u.bytes-s.began-s.came)/others >= pullOutpaced*s.came+start
+	return len(u.sources) > 1 && (u.bytes-s.began-(s.came-s.twice))/others >= pullOutpaced*s.came+start
 }
 
 // take returns blocks to ask a peer for, at most n and about as many as the budget has room for. Where everything is asked
@@ -497,6 +516,10 @@ func (u *pull) take(src *source, tried []bool, n int) (part []int, wait <-chan s
 	}
 	for i := len(u.cids) - 1; i >= 0 && len(part) < n && second; i-- {
 		if !tried[i] && u.state[i] == pullAsked && u.by[i] != src && (u.urgent || u.outpaced(u.by[i], pullEnd)) {
+			if s := u.by[i]; !u.urgent && !s.behind {
+				s.behind = true
+				u.x.scores.bad(s.peer, 1)
+			}
 			take(i)
 		}
 	}
@@ -528,6 +551,7 @@ func (u *pull) deliver(src *source, i int, b blocks.Block) bool {
 		u.bytes += size
 	} else {
 		u.twice += size
+		src.twice += size
 	}
 	if u.free == 0 && u.out > 0 { // somebody may wait for a peer to be outpaced
 		u.change()

@@ -50,7 +50,7 @@ func TestHostileAmongHonest(t *testing.T) {
 	t.Cleanup(func() { close(over) })
 	slow := func() {
 		select {
-		case <-time.After(150 * time.Millisecond):
+		case <-time.After(400 * time.Millisecond):
 		case <-over:
 		}
 	}

@@ -337,11 +337,38 @@ func (w *walk) missing(current, next *window, rest []cid.Cid) error {
 type batch struct {
 	blocks []blocks.Block
 	size   int
+	flying chan error // of the blocks that are being stored, nil if there are none
+	done   Progress   // when these are stored
 }
 
-func (p *batch) put(w *walk) error {
-	if len(p.blocks) == 0 {
+// send begins to store the batch when the one before is stored.
+func (p *batch) send(w *walk) error {
+	if err := p.land(w); err != nil {
+		return err
+	}
+	bs, done := p.blocks, make(chan error, 1)
+	p.blocks, p.size, p.flying, p.done = nil, 0, done, w.done
+	go func() { done <- w.e.PutHashed(context.WithoutCancel(w.ctx), bs) }()
+	return nil
+}
+
+// land waits for the blocks that are being stored.
+func (p *batch) land(w *walk) error {
+	if p.flying == nil {
 		return nil
+	}
+	err := <-p.flying
+	p.flying = nil
+	if err == nil {
+		w.report(p.done)
+	}
+	return err
+}
+
+// put stores the batch.
+func (p *batch) put(w *walk) error {
+	if err := p.land(w); err != nil || len(p.blocks) == 0 {
+		return err
 	}
 	bs := p.blocks
 	p.blocks, p.size = nil, 0

@@ -7,7 +7,7 @@
 // and in the design, together.
 //
 // Rules look at syntax only, so every build tag is covered at once. They apply to files that are not tests, with one
-// exception that says so.
+// exception that says so. One test looks at machine code instead: that no sum of the exact packages is fused on ARM64.
 //
 // The package imports the standard library only.
 package archtest

@@ -234,7 +234,8 @@ func declared(d ast.Decl) map[string]bool {
 // handed are the types that a field of node.Config may have: plain values, the clock, and where events go. Through none
 // of them can one node reach another. Values of a key are bytes that nobody writes.
 var handed = []string{
-	"string", "[]string", "int", "bool", "Behaviour", "protocol.Link", "protocol.Role", "protocol.ID", "ed25519.PrivateKey",
+	"string", "[]string", "int", "uint64", "bool", "Behaviour", "protocol.Link", "protocol.Role", "protocol.ID", "[]protocol.ID",
+	"ed25519.PrivateKey",
 	"func() time.Time", "func(Event)",
 }
 

@@ -1,9 +1,6 @@
 package protocol
 
-import (
-	"crypto/sha256"
-	"fmt"
-)
+import "fmt"
 
 // VoteSig is one validator's signature of a vote whose other fields stand beside it.
 type VoteSig struct {
@@ -19,7 +16,7 @@ type Lock struct {
 	Instance   Instance  `cbor:"instance"`
 	Round      uint32    `cbor:"round"` // below 64
 	Parent     Hash      `cbor:"parent"`
-	Digest     Hash      `cbor:"digest"`     // [Proposal.Decision]
+	Digest     Hash      `cbor:"digest"`     // [Proposal.Decision], or [NullDecision]
 	Snapshot   Hash      `cbor:"snapshot"`   // [Snapshot.Digest]
 	Signatures []VoteSig `cbor:"signatures"` // sorted by validator, no duplicates
 }
@@ -53,14 +50,14 @@ func (l Lock) faults(f faults) {
 	f.signatures(l.Signatures)
 }
 
-// Certificate proves what an instance decided: a quorum of COMMIT-Vs for a proposal or, without one, a quorum of null
-// STATUS votes, which proves that nothing was and will be certified.
+// Certificate proves what an instance decided: a quorum of COMMIT-Vs of one round for a proposal's decision or, without a
+// proposal, for the null decision, which proves that nothing else was and will be certified.
 type Certificate struct {
 	Version    uint32    `cbor:"version"`
 	Network    Link      `cbor:"network"` // dag-cbor: the genesis document
 	Cycle      uint64    `cbor:"cycle"`
 	Instance   Instance  `cbor:"instance"`
-	Round      uint32    `cbor:"round"` // of the votes; 0 in a null certificate
+	Round      uint32    `cbor:"round"` // of the votes
 	Parent     Hash      `cbor:"parent"`
 	Proposal   *Proposal `cbor:"proposal"`   // nil (CBOR null) in a null certificate
 	Snapshot   Hash      `cbor:"snapshot"`   // [Snapshot.Digest]
@@ -75,18 +72,13 @@ func DecodeCertificate(b []byte) (Certificate, error) {
 // Null reports whether c proves that nothing was certified.
 func (c Certificate) Null() bool { return c.Proposal == nil }
 
-// Decision returns what was decided: [Proposal.Decision], or in a null certificate a digest of the instance that decided
-// nothing. It does not depend on who signed, so two certificates of one decision have one. The vectors and proposals
+// Decision returns what was decided: [Proposal.Decision], or in a null certificate [NullDecision]. It does not depend on who signed, so two certificates of one decision have one. The vectors and proposals
 // that build on it name it as their parent.
 func (c Certificate) Decision() Hash {
 	if c.Proposal != nil {
 		return c.Proposal.Decision()
 	}
-	b := c.null(VoteSig{}).SigningBytes()
-	if b == nil {
-		return Hash{}
-	}
-	return sha256.Sum256(b)
+	return NullDecision(c.Network, c.Cycle, c.Instance, c.Parent)
 }
 
 // Digest returns the SHA-256 of the canonical encoding; as a [Hash.Link] it names the certificate's block.
@@ -99,24 +91,15 @@ func (c Certificate) Verify(s Snapshot) error {
 	if err := c.Validate(); err != nil {
 		return err
 	}
-	if c.Null() {
-		return verifyQuorum(s, c.Snapshot, c.Signatures, func(by VoteSig) Signed { return c.null(by) })
-	}
 	decision := c.Decision()
 	err := verifyQuorum(s, c.Snapshot, c.Signatures, func(by VoteSig) Signed {
 		return Vote{Version: c.Version, Network: c.Network, Cycle: c.Cycle, Instance: c.Instance, Round: c.Round, Type: VoteCommit,
 			Parent: c.Parent, Digest: decision, Validator: by.Validator, Sig: by.Sig}
 	})
-	if err != nil {
+	if err != nil || c.Null() {
 		return err
 	}
 	return c.Proposal.Verify(s)
-}
-
-// null is the STATUS vote that one signature of a null certificate is of.
-func (c Certificate) null(by VoteSig) StatusVote {
-	return StatusVote{Version: c.Version, Network: c.Network, Cycle: c.Cycle, Instance: c.Instance, Type: StatusNull,
-		Parent: c.Parent, Validator: by.Validator, Sig: by.Sig}
 }
 
 // Validate implements [Record].
@@ -130,14 +113,11 @@ func (c Certificate) faults(f faults) {
 	f.signatures(c.Signatures)
 	p := c.Proposal
 	if p == nil {
-		if c.Round != 0 {
-			f.add("round", "%d, but a null certificate is of no round", c.Round)
-		}
 		return
 	}
 	f.under("proposal", p)
-	if p.Network != c.Network || p.Cycle != c.Cycle || p.Instance != c.Instance || p.Round != c.Round {
-		f.add("proposal", "of another network, cycle, instance or round")
+	if p.Network != c.Network || p.Cycle != c.Cycle || p.Instance != c.Instance {
+		f.add("proposal", "of another network, cycle or instance")
 	}
 	if p.Parent != c.Parent {
 		f.add("parent", "%s, but the proposal's is %s", c.Parent, p.Parent)

@@ -62,12 +62,11 @@ func TestCertificates(t *testing.T) {
 		broken("another's signature", ErrSignature, func(c *Certificate) { c.Signatures[0].Sig = c.Signatures[1].Sig }),
 		broken("wrong parent", ErrInvalid, func(c *Certificate) { c.Parent = hashFor("another parent") }),
 		broken("wrong cycle", ErrInvalid, func(c *Certificate) { c.Cycle++ }),
-		broken("wrong round", ErrInvalid, func(c *Certificate) { c.Round++ }),
+		broken("wrong round", ErrSignature, func(c *Certificate) { c.Round++ }),
 		broken("wrong instance", ErrInvalid, func(c *Certificate) { c.Instance = InstanceM }),
 		broken("wrong network", ErrInvalid, func(c *Certificate) { c.Network = LinkTo(DagCBOR, nil) }),
 		broken("wrong snapshot", ErrSnapshot, func(c *Certificate) { c.Snapshot = hashFor("another snapshot") }),
-		broken("turned into a null", ErrSignature, func(c *Certificate) { c.Proposal, c.Round = nil, 0 }),
-		broken("a null of a round", ErrInvalid, func(c *Certificate) { c.Proposal = nil }),
+		broken("turned into a null", ErrSignature, func(c *Certificate) { c.Proposal = nil }),
 		broken("its proposal not the proposer's", ErrSignature, func(c *Certificate) { c.Proposal.Sig[0] ^= 1 }),
 		broken("a vote of another parent", ErrSignature, vote(func(v *Vote) { v.Parent = hashFor("another parent") })),
 		broken("a vote for something else", ErrSignature, vote(func(v *Vote) { v.Digest = hashFor("another value") })),
@@ -88,7 +87,14 @@ func TestCertificates(t *testing.T) {
 	if err := certify(signedBy("mia", mine), "cat", "dan").Verify(s); !errors.Is(err, ErrSigner) {
 		t.Errorf("a miner's proposal: %v", err)
 	}
-	// Nulls of the other instance, or locks, are not nulls of this one.
+	// A proposal may be certified in a later round than its own.
+	late := certify(p, "cat", "dan")
+	late.Round = 9
+	late.Signatures = signatures([]string{"cat", "dan"}, func(name string) Sig { return voteOn(p, 9, VoteCommit, name).Sig })
+	if err := late.Verify(s); err != nil {
+		t.Errorf("in a later round: %v", err)
+	}
+	// Nulls of the other instance are not nulls of this one.
 	null := certifyNull(InstanceM, "cat", "dan")
 	null.Instance = InstanceW
 	if err := null.Verify(s); !errors.Is(err, ErrSignature) {

@@ -14,6 +14,8 @@
 // To add a record: declare the struct with cbor tags, write its faults method and Validate, add a one-line Decode
 // function with a size limit, and a row in the table of records_test.go, which gives it a vector and a fuzz target.
 //
+// [Feasible] says whether a cycle under given [Params] can end in time, for a [Load] that is expected.
+//
 // The package also holds the exact arithmetic that more than one decision uses, so that there is one largest remainder
 // ([Apportion]), one weighted median ([LowerMedian]) and one confidence bound ([AboveZero]) in the network.
 //

@@ -17,7 +17,7 @@ const (
 	EquivocationCommitment  Equivocation = 1 // two [Commitment]s of one (cycle, group, miner)
 	EquivocationVote        Equivocation = 2 // two [Vote]s of one (cycle, instance, round, type)
 	EquivocationProposal    Equivocation = 3 // two [Proposal]s of one (cycle, instance, round)
-	EquivocationNull        Equivocation = 4 // a commit [Vote] and a null [StatusVote] of one (cycle, instance)
+	EquivocationNull        Equivocation = 4 // a commit [Vote] and a null [StatusVote] of a later round of one (cycle, instance)
 	EquivocationScoreCommit Equivocation = 5 // two [ScoreCommit]s of one cycle
 	EquivocationList        Equivocation = 6 // two [List]s of one cycle
 )
@@ -101,6 +101,15 @@ func NewEquivocationProof(a, b Signed) (EquivocationProof, error) {
 // Digest returns the SHA-256 of the canonical encoding; as a [Hash.Link] it names the proof's block.
 func (p EquivocationProof) Digest() Hash { return digest(p) }
 
+// Cycle returns the cycle that the statements are of, whoever signed them. The error is that of Validate.
+func (p EquivocationProof) Cycle() (uint64, error) {
+	_, _, o, err := p.statements()
+	if err != nil {
+		return 0, err
+	}
+	return o.Cycle, nil
+}
+
 // Verify checks both signatures with the key that the snapshot has for the offender, and names it. Anybody can sign
 // with a key of their own in another's name, so without the snapshot nothing is proven: [ErrSigner] if the offender is
 // not in it.
@@ -151,7 +160,7 @@ func (p EquivocationProof) statements() (first, second Signed, o Offence, err er
 	case EquivocationNull:
 		return conflict(p, DecodeVote, DecodeStatusVote, func(a Vote, b StatusVote) (Offence, bool) {
 			return Offence{Network: a.Network, Cycle: a.Cycle},
-				a.Network == b.Network && a.Cycle == b.Cycle && a.Instance == b.Instance && a.Type == VoteCommit && b.Type == StatusNull
+				a.Network == b.Network && a.Cycle == b.Cycle && a.Instance == b.Instance && a.Type == VoteCommit && b.Type == StatusNull && a.Round < b.Round
 		})
 	case EquivocationScoreCommit:
 		return conflict(p, DecodeScoreCommit, DecodeScoreCommit, func(a, b ScoreCommit) (Offence, bool) {

@@ -68,6 +68,7 @@ func TestEquivocations(t *testing.T) {
 		{"one proposal twice", sampleMergeProposal(), sampleMergeProposal(), 0},
 
 		{"commit and null", sampleVote(), null(func(*StatusVote) {}), EquivocationNull},
+		{"commit after the null", vote(func(v *Vote) { v.Round = 4 }), null(func(*StatusVote) {}), 0},
 		{"commit and null on another parent", sampleVote(), null(func(v *StatusVote) { v.Parent = Hash{} }), EquivocationNull},
 		{"null and commit", null(func(*StatusVote) {}), sampleVote(), EquivocationNull},
 		{"prepare and null", vote(func(v *Vote) { v.Type = VotePrepare }), null(func(*StatusVote) {}), 0},

@@ -62,7 +62,7 @@ func TestNetworkRules(t *testing.T) {
 		{"schedule.end", schedule(func(s *Schedule) { s.End = maxSchedule + 1 })},
 		{"schedule.delta", schedule(func(s *Schedule) { s.DeltaMillis = 0 })},
 		{"schedule.delta", schedule(func(s *Schedule) { s.DeltaMillis = 60_001 })},
-		{"schedule.rounds", schedule(func(s *Schedule) { s.Rounds = maxRounds + 1 })},
+		{"schedule.rounds", schedule(func(s *Schedule) { s.Rounds = maxScheduled + 1 })},
 		{"schedule.blocks", schedule(func(s *Schedule) { s.CycleBlocks = 0 })},
 		{"schedule.blocks", schedule(func(s *Schedule) { s.CycleBlocks = maxSchedule + 1 })},
 
@@ -204,11 +204,12 @@ func TestNetworkRules(t *testing.T) {
 		{"status.lockdigest", null(func(v *StatusVote) { v.LockDigest = hashFor("x") })},
 		{"status.lockdigest", status(func(v *StatusVote) { v.LockDigest = Hash{} })},
 		{"status.lockround", status(func(v *StatusVote) { v.LockRound = maxRounds })},
+		{"status.lockround", status(func(v *StatusVote) { v.LockRound = v.Round })},
+		{"status.round", status(func(v *StatusVote) { v.Round = maxRounds })},
 
 		{"certificate.network", certificate(func(c *Certificate) { c.Network = raw })},
 		{"certificate.instance", certificate(func(c *Certificate) { c.Instance = 0 })},
 		{"certificate.round", certificate(func(c *Certificate) { c.Round = maxRounds })},
-		{"certificate.round", certificate(func(c *Certificate) { c.Proposal = nil })},
 		{"certificate.parent", certificate(func(c *Certificate) { c.Parent = Hash{} })},
 		{"certificate.proposal", certificate(func(c *Certificate) { c.Cycle++ })},
 		{"certificate.proposal.sig", certificate(func(c *Certificate) { c.Proposal.Sig = Sig{} })},

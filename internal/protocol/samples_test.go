@@ -151,9 +151,9 @@ func voteOn(p Proposal, round uint32, step VoteType, name string) Vote {
 		Parent: p.Parent, Digest: p.Decision(), Validator: idFor(name)})
 }
 
-// nullOf is a name's null of an instance of the sample's cycle.
+// nullOf is a name's null in round 4 of an instance of the sample's cycle.
 func nullOf(i Instance, name string) StatusVote {
-	return signedBy(name, StatusVote{Version: Version, Network: sampleNetwork, Cycle: 7, Instance: i, Type: StatusNull, Parent: hashFor("parent"), Validator: idFor(name)})
+	return signedBy(name, StatusVote{Version: Version, Network: sampleNetwork, Cycle: 7, Instance: i, Round: 4, Type: StatusNull, Parent: hashFor("parent"), Validator: idFor(name)})
 }
 
 // signatures collects one signature per name, in order of ids.
@@ -180,14 +180,16 @@ func certify(p Proposal, names ...string) Certificate {
 }
 
 func certifyNull(i Instance, names ...string) Certificate {
-	return Certificate{Version: Version, Network: sampleNetwork, Cycle: 7, Instance: i, Parent: hashFor("parent"), Snapshot: sampleSnapshot().Digest(),
-		Signatures: signatures(names, func(name string) Sig { return nullOf(i, name).Sig })}
+	v := Vote{Version: Version, Network: sampleNetwork, Cycle: 7, Instance: i, Round: 4, Type: VoteCommit, Parent: hashFor("parent"),
+		Digest: NullDecision(sampleNetwork, 7, i, hashFor("parent"))}
+	return Certificate{Version: Version, Network: sampleNetwork, Cycle: 7, Instance: i, Round: v.Round, Parent: v.Parent, Snapshot: sampleSnapshot().Digest(),
+		Signatures: signatures(names, func(name string) Sig { v.Validator = idFor(name); return signedBy(name, v).Sig })}
 }
 
 func sampleVote() Vote { return voteOn(sampleProposal(), 2, VoteCommit, "ben") }
 
 func sampleStatusLock() StatusVote {
-	return signedBy("cat", StatusVote{Version: Version, Network: sampleNetwork, Cycle: 7, Instance: InstanceW, Type: StatusLock,
+	return signedBy("cat", StatusVote{Version: Version, Network: sampleNetwork, Cycle: 7, Instance: InstanceW, Round: 4, Type: StatusLock,
 		Parent: hashFor("parent"), LockRound: 2, LockDigest: sampleProposal().Decision(), Validator: idFor("cat")})
 }
 

@@ -4,8 +4,9 @@ import "fmt"
 
 // Bounds of a schedule and of the agreement's rounds.
 const (
-	maxSchedule = 1 << 20 // beacon rounds and blocks of one cycle
-	maxRounds   = 64      // agreement rounds of one instance
+	maxSchedule  = 1 << 20 // beacon rounds and blocks of one cycle
+	maxRounds    = 64      // agreement rounds of one instance, those after its deadline too
+	maxScheduled = 32      // those before
 )
 
 // Schedule says when the phases of a cycle end, in beacon rounds after the cycle's anchor. The agreements of W and of M
@@ -25,7 +26,7 @@ type Schedule struct {
 	End uint32 `cbor:"end"`
 	// DeltaMillis is δ, the milliseconds within which an honest message reaches every honest validator.
 	DeltaMillis uint32 `cbor:"delta"`
-	// Rounds is R, the proposers that one instance tries before its deadline.
+	// Rounds is R, the rounds of 3δ that one instance has before its deadline.
 	Rounds uint32 `cbor:"rounds"`
 	// CycleBlocks is the number of chain blocks from the start of a cycle to the start of the next.
 	CycleBlocks uint32 `cbor:"blocks"`
@@ -93,8 +94,8 @@ func (s Schedule) faults(f faults) {
 	if s.DeltaMillis == 0 || s.DeltaMillis > 60_000 {
 		f.add("delta", "%d ms is not between 1 and 60000: below, no message arrives in time; above, the agreement takes hours", s.DeltaMillis)
 	}
-	if s.Rounds == 0 || s.Rounds > maxRounds {
-		f.add("rounds", "%d is not between 1 and %d: without a round nothing is ever certified", s.Rounds, maxRounds)
+	if s.Rounds == 0 || s.Rounds > maxScheduled {
+		f.add("rounds", "%d is not between 1 and %d: without a round nothing is ever certified", s.Rounds, maxScheduled)
 	}
 	if s.CycleBlocks == 0 || s.CycleBlocks > maxSchedule {
 		f.add("blocks", "%d is not between 1 and %d: a cycle starts at a block of its own", s.CycleBlocks, maxSchedule)

@@ -122,7 +122,7 @@ func TestDeadlines(t *testing.T) {
 		t.Errorf("demo at 699 ms: %v", err)
 	}
 	// The largest schedule does not overflow.
-	s := Schedule{Commit: 1, Custody: 2, Open: 3, Evaluate: maxSchedule / 2, Search: maxSchedule/2 - 1, End: maxSchedule, DeltaMillis: 60_000, Rounds: maxRounds, CycleBlocks: 1}
+	s := Schedule{Commit: 1, Custody: 2, Open: 3, Evaluate: maxSchedule / 2, Search: maxSchedule/2 - 1, End: maxSchedule, DeltaMillis: 60_000, Rounds: maxScheduled, CycleBlocks: 1}
 	if err := s.Validate(); err != nil {
 		t.Fatal(err)
 	}

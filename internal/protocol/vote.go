@@ -1,6 +1,9 @@
 package protocol
 
-import "crypto/ed25519"
+import (
+	"crypto/ed25519"
+	"crypto/sha256"
+)
 
 // VoteType is the step of a vote.
 type VoteType uint8
@@ -26,9 +29,19 @@ type Vote struct {
 	Round     uint32   `cbor:"round"` // below 64
 	Type      VoteType `cbor:"type"`
 	Parent    Hash     `cbor:"parent"` // as in the proposal
-	Digest    Hash     `cbor:"digest"` // [Proposal.Decision]
+	Digest    Hash     `cbor:"digest"` // [Proposal.Decision], or [NullDecision]
 	Validator ID       `cbor:"validator"`
 	Sig       Sig      `cbor:"sig"`
+}
+
+// NullDecision is what votes are over that would have an instance decide nothing.
+func NullDecision(network Link, cycle uint64, i Instance, parent Hash) Hash {
+	null := StatusVote{Version: Version, Network: network, Cycle: cycle, Instance: i, Type: StatusNull, Parent: parent}
+	b := null.SigningBytes()
+	if b == nil {
+		return Hash{}
+	}
+	return sha256.Sum256(b)
 }
 
 // DecodeVote decodes and checks a vote; the signature is not verified.
@@ -69,21 +82,22 @@ type StatusType uint8
 
 // The two things to say.
 const (
-	StatusNull StatusType = 1 // it sent no COMMIT-V in this instance and never will
-	StatusLock StatusType = 2 // it holds a lock
+	StatusNull StatusType = 1 // it knows of no lock, and signed no COMMIT-V in an earlier round and never will
+	StatusLock StatusType = 2 // it knows of a lock
 )
 
-// StatusVote is one validator's STATUS at the deadline of an instance. A quorum of nulls proves that nothing was
-// certified.
+// StatusVote is one validator's STATUS: with it a validator leaves the rounds before Round behind and begins that round,
+// one of those after the deadline, in which only what is locked, or nothing, can be voted for.
 type StatusVote struct {
 	Version    uint32     `cbor:"version"`
 	Network    Link       `cbor:"network"` // dag-cbor: the genesis document
 	Cycle      uint64     `cbor:"cycle"`
 	Instance   Instance   `cbor:"instance"`
+	Round      uint32     `cbor:"round"` // that begins, below 64
 	Type       StatusType `cbor:"type"`
 	Parent     Hash       `cbor:"parent"`     // as in the proposals; zero in the first cycle
-	LockRound  uint32     `cbor:"lockround"`  // of the highest lock; 0 in a null
-	LockDigest Hash       `cbor:"lockdigest"` // [Proposal.Decision] of that lock; zero in a null
+	LockRound  uint32     `cbor:"lockround"`  // of the highest lock, below Round; 0 in a null
+	LockDigest Hash       `cbor:"lockdigest"` // [Lock.Digest] of that lock; zero in a null
 	Validator  ID         `cbor:"validator"`
 	Sig        Sig        `cbor:"sig"`
 }
@@ -115,6 +129,7 @@ func (v StatusVote) faults(f faults) {
 	f.version(v.Version)
 	f.link("network", v.Network, DagCBOR)
 	f.instance(v.Instance)
+	f.round("round", v.Round)
 	f.round("lockround", v.LockRound)
 	switch v.Type {
 	case StatusNull:
@@ -124,6 +139,9 @@ func (v StatusVote) faults(f faults) {
 	case StatusLock:
 		if v.LockDigest.IsZero() {
 			f.add("lockdigest", "a lock is on something")
+		}
+		if v.LockRound >= v.Round {
+			f.add("lockround", "%d is not below the round %d that begins", v.LockRound, v.Round)
 		}
 	default:
 		f.add("type", "%d is not null (1) or lock (2)", uint8(v.Type))

@@ -53,7 +53,7 @@ func (p *profiler) cost(file string) (*Cost, error) {
 	if !p.on {
 		return nil, nil
 	}
-	total, peak := usage() // before the profile is put together, which is no part of the run
+	total, peak := Usage() // before the profile is put together, which is no part of the run
 	p.stop()
 	if file != "" {
 		if err := os.WriteFile(file, p.raw.Bytes(), 0o644); err != nil {

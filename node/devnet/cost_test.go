@@ -22,19 +22,19 @@ func TestWorkTime(t *testing.T) {
 	burn := func() {
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			for begin, _ := usage(); ; {
+			for begin, _ := Usage(); ; {
 				var block [1 << 16]byte
 				for range 100 {
 					sha256.Sum256(block[:])
 				}
-				if now, _ := usage(); now-begin > 300*time.Millisecond {
+				if now, _ := Usage(); now-begin > 300*time.Millisecond {
 					return
 				}
 			}
 		})
 		wg.Wait()
 	}
-	if total, peak := usage(); total == 0 || peak < 1<<20 {
+	if total, peak := Usage(); total == 0 || peak < 1<<20 {
 		pprof.StopCPUProfile()
 		t.Skipf("the system does not tell: %v, %d", total, peak)
 	}

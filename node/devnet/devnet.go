@@ -34,6 +34,8 @@ type Options struct {
 	Genesis            string          // directory of the network to run: genesis.cbor and genesis/; empty: one on the embedded base
 	Sets               []*data.Dataset // the text of this machine, the canary included
 	Faults             map[Fault]int
+	Byzantine          []string // how validators cheat in the agreement, one each
+	Partition          int      // for so many cycles after the first the validators are two halves that do not hear each other
 	ISA                string
 	Workers            int
 	Gateway            string  // address of the HTTP gateway; empty: a free port of 127.0.0.1
@@ -95,6 +97,11 @@ func (o Options) Validate() error {
 			need(false, "no fault is called %q; there are %v and %v", f, MinerFaults, ValidatorFaults)
 		}
 	}
+	for _, b := range o.Byzantine {
+		need(slices.Contains(node.Byzantines, b), "--fault byzantine=%s; there are %v", b, node.Byzantines)
+	}
+	validators += len(o.Byzantine)
+	need(o.Partition >= 0, "--fault partition=%d", o.Partition)
 	need(miners < max(o.Miners, 1), "%d of %d miners fail; at least one must be honest", miners, o.Miners)
 	need(3*validators <= o.Validators, "%d of %d validators fail; the agreement bears up to a third", validators, o.Validators)
 	return errors.Join(errs...)
@@ -147,6 +154,21 @@ func members(o Options, groups []protocol.Group) []*member {
 	last = o.Miners + o.Validators
 	befall(ValidatorOffline, func(m *member) { m.offline = true })
 	befall(SilentLeader, func(m *member) { m.behaviour.Silent = true })
+	for _, b := range o.Byzantine {
+		last--
+		out[last].behaviour.Byzantine = b
+	}
+	if o.Partition > 0 {
+		validators := out[o.Miners:]
+		for i, m := range validators {
+			m.behaviour.ApartFrom, m.behaviour.ApartTo = 1, o.Partition
+			for j, other := range validators {
+				if i%2 != j%2 {
+					m.behaviour.Apart = append(m.behaviour.Apart, other.id)
+				}
+			}
+		}
+	}
 	return out
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -16,6 +17,7 @@ import (
 
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/node/devnet"
+	"github.com/blockzero-net/bzd/node/local/localtest"
 )
 
 // binary is the real program, built once.
@@ -54,10 +56,14 @@ func script(t *testing.T, name string) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"submission": submission, "certified": certified, "learns": learns, "pays": pays, "same": same, "base": base,
-			"unharmed": unharmed, "occupy": occupy,
+			"unharmed": unharmed, "occupy": occupy, "family": family, "last": last, "submitted": submitted, "proven": proven, "healed": healed,
 		},
 		Condition: func(name string) (bool, error) {
-			if name != "smalldisk" {
+			switch name {
+			case "nightly":
+				return os.Getenv("BZD_NIGHTLY") != "", nil
+			case "smalldisk":
+			default:
 				return false, fmt.Errorf("unknown condition %q", name)
 			}
 			return exec.Command("unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt").Run() == nil, nil
@@ -65,8 +71,48 @@ func script(t *testing.T, name string) {
 	})
 }
 
-func TestNetwork(t *testing.T) { script(t, "network") }
-func TestRefuses(t *testing.T) { script(t, "refuses") }
+func TestNetwork(t *testing.T)   { script(t, "network") }
+func TestAgreement(t *testing.T) { script(t, "agreement") }
+func TestRefuses(t *testing.T)   { script(t, "refuses") }
+func TestFamily(t *testing.T)    { script(t, "family") }
+
+// submitted FILE N: in every cycle at least N validators had their weights on chain in time.
+func submitted(ts *testscript.TestScript, _ bool, args []string) {
+	least, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	for _, c := range read(ts, args[0]).Cycles {
+		if c.Submitted < least {
+			ts.Fatalf("cycle %d: %d validators submitted, want %d", c.Cycle, c.Submitted, least)
+		}
+	}
+}
+
+// healed FILE N: the first cycle is certified, the N after it are not and keep the checkpoint, the last one is certified.
+func healed(ts *testscript.TestScript, _ bool, args []string) {
+	r := read(ts, args[0])
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	for i, c := range r.Cycles {
+		cut := i >= 1 && i <= n
+		if cut && (c.Certified || c.Next != r.Cycles[0].Next) || (i == 0 || i == len(r.Cycles)-1) && (!c.Certified || !c.Agreed || c.Rounds == 0) {
+			ts.Fatalf("cycle %d: certified %v in %d rounds, agreed %v, checkpoint %s", c.Cycle, c.Certified, c.Rounds, c.Agreed, c.Next)
+		}
+	}
+}
+
+// proven DIR: each honest validator of the network has a proof of the last validator's equivocation, and the program says so.
+func proven(ts *testscript.TestScript, _ bool, args []string) {
+	for i := 1; i <= 3; i++ {
+		files, err := filepath.Glob(filepath.Join(ts.MkAbs(args[0]), fmt.Sprintf("validator-%d", i), "proofs", "0*.cbor"))
+		ts.Check(err)
+		if len(files) == 0 {
+			ts.Fatalf("validator %d has no proof", i)
+		}
+		for _, f := range files {
+			ts.Check(ts.Exec(binary, "verify", "proof", f))
+		}
+	}
+}
 
 // read decodes a --json result.
 func read(ts *testscript.TestScript, file string) devnet.Result {
@@ -172,6 +218,26 @@ func occupy(ts *testscript.TestScript, _ bool, args []string) {
 	_, port, err := net.SplitHostPort(l.Addr().String())
 	ts.Check(err)
 	ts.Setenv(args[0], port)
+}
+
+// family NAME DIR: writes a small Hugging Face model of that family.
+func family(ts *testscript.TestScript, _ bool, args []string) {
+	for _, f := range localtest.Families() {
+		if f.String() == args[0] {
+			ts.Check(localtest.Write(ts.MkAbs(args[1]), localtest.Config(f), false, 0))
+			return
+		}
+	}
+	ts.Fatalf("no family %s", args[0])
+}
+
+// last FILE VARIABLE: sets the variable to the checkpoint that the run ended with, which is not the one it began with.
+func last(ts *testscript.TestScript, _ bool, args []string) {
+	r := read(ts, args[0])
+	if r.Cycles[0].Base == r.Checkpoint {
+		ts.Fatalf("nothing was merged")
+	}
+	ts.Setenv(args[1], r.Checkpoint.String())
 }
 
 // base A B: the second run began where the first ended.

@@ -28,6 +28,8 @@ type Cycle struct {
 	Next         protocol.Link      `json:"next"`
 	Certified    bool               `json:"certified"`
 	DecisionMs   int64              `json:"decision_ms"`
+	Rounds       int                `json:"rounds"`    // of the agreement on weights; 0 without a certificate
+	Submitted    int                `json:"submitted"` // validators whose weights were on chain in time
 	Alpha        float64            `json:"alpha"`
 	CanaryBefore float64            `json:"canary_before"`
 	CanaryAfter  float64            `json:"canary_after"`
@@ -70,11 +72,12 @@ type reporter struct {
 
 // gathering is a cycle under way.
 type gathering struct {
-	advanced map[string]node.Event // by member
-	decided  *node.Event           // of the first validator that certified, else of any
-	rows     map[protocol.ID]protocol.Row
-	reasons  map[protocol.ID]string
-	bytes    map[string]int64
+	advanced  map[string]node.Event // by member
+	submitted int
+	decided   *node.Event // of the first validator that certified, else of any
+	rows      map[protocol.ID]protocol.Row
+	reasons   map[protocol.ID]string
+	bytes     map[string]int64
 }
 
 func newReporter(w *network) *reporter {
@@ -87,7 +90,7 @@ func (r *reporter) event(m *member, e node.Event) {
 		r.w.Event(m.name, e)
 	}
 	switch e.Kind {
-	case node.Committed, node.Reason, node.Scored, node.Decided, node.Advanced:
+	case node.Committed, node.Reason, node.Scored, node.Decided, node.Submitted, node.Advanced:
 	default:
 		return
 	}
@@ -115,6 +118,8 @@ func (r *reporter) event(m *member, e node.Event) {
 		if g.decided == nil || e.Certified && !g.decided.Certified {
 			g.decided = &e
 		}
+	case node.Submitted:
+		g.submitted++
 	case node.Advanced:
 		g.advanced[m.name] = e
 	}
@@ -202,6 +207,9 @@ func (r *reporter) cycle(ctx context.Context, t uint64, g *gathering) (Cycle, er
 	for _, x := range r.w.genesis.Groups {
 		c.Groups = append(c.Groups, Group{x.Name, before[x.Domain], r.last[x.Domain]})
 	}
+	r.mu.Lock()
+	c.Submitted = g.submitted
+	r.mu.Unlock()
 	r.submissions(&c, g)
 	return c, nil
 }
@@ -210,7 +218,7 @@ func (r *reporter) cycle(ctx context.Context, t uint64, g *gathering) (Cycle, er
 func (r *reporter) submissions(c *Cycle, g *gathering) {
 	var weights []protocol.MinerWeight
 	if g.decided != nil {
-		c.DecisionMs, weights = g.decided.Decision.Milliseconds(), g.decided.Weights
+		c.DecisionMs, c.Rounds, weights = g.decided.Decision.Milliseconds(), g.decided.Rounds, g.decided.Weights
 	}
 	for _, m := range r.w.members {
 		if !m.roles.Has(protocol.RoleMiner) {

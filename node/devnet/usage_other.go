@@ -4,5 +4,5 @@ package devnet
 
 import "time"
 
-// usage is not known here.
-func usage() (time.Duration, int64) { return 0, 0 }
+// Usage is not known here.
+func Usage() (time.Duration, int64) { return 0, 0 }

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// usage is the processor time that the process has taken, user and system, and the most memory it had, in bytes.
-func usage() (time.Duration, int64) {
+// Usage is the processor time that the process has taken, user and system, and the most memory it had, in bytes.
+func Usage() (time.Duration, int64) {
 	var r syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
 		return 0, 0

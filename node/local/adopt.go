@@ -49,7 +49,8 @@ func OpenModel(b backend.Backend, dir string) (*Phi, error) {
 func Choose(base *Phi, sets []*data.Dataset, canary string, per, windows int) ([]Choice, error) {
 	sets = sorted(sets)
 	if most := base.Model.Experts / max(1, len(sets)-1); per < 1 || per > most {
-		return nil, fmt.Errorf("%d experts per layer for each of %d domains: the model has %d in a layer, so 1 to %d", per, len(sets)-1, base.Model.Experts, most)
+		return nil, fmt.Errorf("%d experts per layer for each of %d domains: the model has %d in a layer, so 1 to %d",
+			per, len(sets)-1, base.Model.Experts, most)
 	}
 	stats, err := measureAll(base, sets, windows)
 	if err != nil {
@@ -164,11 +165,13 @@ func (g Groups) validate(c model.Config, sets []*data.Dataset, canary string) er
 	owner := map[model.ExpertRef]string{}
 	for _, name := range slices.Sorted(maps.Keys(g)) {
 		if !names[name] {
-			faults = append(faults, fmt.Errorf("group %q has no text, there is %s; give some with --data %s=DIR", name, strings.Join(slices.Sorted(maps.Keys(names)), ", "), name))
+			faults = append(faults, fmt.Errorf("group %q has no text, there is %s; give some with --data %s=DIR",
+				name, strings.Join(slices.Sorted(maps.Keys(names)), ", "), name))
 		}
 		for _, e := range g[name] {
 			if e.Layer < 0 || e.Layer >= c.Layers || e.Index < 0 || e.Index >= c.Experts {
-				faults = append(faults, fmt.Errorf("group %q: expert %d of layer %d, the model has layers 0 to %d with experts 0 to %d", name, e.Index, e.Layer, c.Layers-1, c.Experts-1))
+				faults = append(faults, fmt.Errorf("group %q: expert %d of layer %d, the model has layers 0 to %d with experts 0 to %d",
+					name, e.Index, e.Layer, c.Layers-1, c.Experts-1))
 			}
 			if other, taken := owner[e]; taken {
 				faults = append(faults, fmt.Errorf("group %q: expert %d of layer %d is already that of group %q", name, e.Index, e.Layer, other))

@@ -33,12 +33,38 @@ type GenesisOptions struct {
 	Name   string
 	Canary string // the domain that belongs to no group
 	Params protocol.Params
+	Load   *protocol.Load // what is expected of the network, but for its groups; nil: what a development chain is asked
 	Plan   PlanOptions
 }
 
 // DefaultGenesis is the demo's.
 func DefaultGenesis() GenesisOptions {
 	return GenesisOptions{Name: "demo", Canary: data.Prose, Params: protocol.DemoParams(), Plan: DefaultPlan()}
+}
+
+// slowestRound is the longest beacon round of a development chain, in milliseconds: its rounds become as long as the
+// machine needs.
+const slowestRound = 20_000
+
+// feasible refuses parameters under which no cycle could end in time, with a load of so many groups.
+func (o GenesisOptions) feasible(groups int) error {
+	load := protocol.DemoLoad()
+	load.PeriodMillis, load.BlockMillis = slowestRound, slowestRound
+	if o.Load != nil {
+		load = *o.Load
+	}
+	load.Groups, load.Miners = uint32(groups), max(load.Miners, uint32(groups))
+	fit, err := protocol.Feasible(o.Params, load)
+	if err != nil {
+		return err
+	}
+	var faults []error
+	for _, f := range fit.Phases {
+		if !f.Fits {
+			faults = append(faults, fmt.Errorf("%s needs %d ms and has %d; raise %s from %d to %d", f.Phase, f.Need, f.Have, f.Parameter, f.From, f.To))
+		}
+	}
+	return errors.Join(faults...)
 }
 
 // domainTolerance is how far a merge may raise a domain's mean loss before its lower bound vetoes, in nano-nats.
@@ -62,6 +88,9 @@ func (o GenesisOptions) validate(base model.Config, t Tokenizer, sets []*data.Da
 		faults = append(faults, fmt.Errorf("no text of the canary %q; forgetting could not be measured", o.Canary))
 	case len(seen) == 1:
 		faults = append(faults, fmt.Errorf("no domain but the canary %q; there would be no group to train", o.Canary))
+	}
+	if len(seen) > 1 && o.Params.Validate() == nil {
+		faults = append(faults, o.feasible(len(seen)-1))
 	}
 	return errors.Join(faults...)
 }

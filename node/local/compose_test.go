@@ -180,6 +180,7 @@ func TestComposeRefuses(t *testing.T) {
 		"a domain twice":    {append(slices.Clone(sets), sets[1]), nil, "twice"},
 		"bad name":          {sets, func(o *local.GenesisOptions) { o.Name = "No Name" }, "name"},
 		"bad parameters":    {sets, func(o *local.GenesisOptions) { o.Params.ScoreSamples = 1 }, "score"},
+		"no time":           {sets, func(o *local.GenesisOptions) { o.Params.ScoreSamples = 1 << 20 }, "raise schedule.evaluate from"},
 		"long sequences":    {sets, func(o *local.GenesisOptions) { o.Params.SequenceLength = 49 }, "48"},
 		"no copies":         {sets, func(o *local.GenesisOptions) { o.Plan.Copies = 0 }, "cop"},
 		"too many copies":   {sets, func(o *local.GenesisOptions) { o.Plan.Copies = 5 }, "cop"},

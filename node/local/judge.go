@@ -75,13 +75,10 @@ func Beacons(text string, cycle uint64) []validation.Beacon {
 	return out
 }
 
-// RemoveState removes the states of a training run that is done; missing ones are fine.
+// RemoveState removes a training state that is not needed any more; a missing one is fine.
 func RemoveState(path string) error {
-	var errs []error
-	for _, p := range []string{path, path + "." + refinePass} {
-		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	return errors.Join(errs...)
+	return nil
 }

@@ -175,7 +175,7 @@ func (r *rehearsal) train(ctx context.Context, t int) ([]Submission, error) {
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			o := DefaultTrain(m.group, r.Seed+"/"+m.name, uint64(t))
+			o := r.n.DefaultTrain(m.group, r.Seed+"/"+m.name, uint64(t))
 			if r.Tokens > 0 {
 				o.Tokens = r.Tokens
 			}

@@ -117,7 +117,7 @@ func TestRehearseByHand(t *testing.T) {
 	o := local.RehearseOptions{Cycles: 2, Miners: 1, Seed: "x", Dir: t.TempDir(), Workers: 1, Tokens: 8 * 2 * 48}
 	reports, _ := rehearse(t, w, o)
 	n, p := w.n, w.p
-	options := local.DefaultTrain(ledger, "x/ledger-1", 0)
+	options := w.n.DefaultTrain(ledger, "x/ledger-1", 0)
 	options.Tokens = o.Tokens
 	for cycle, r := range reports {
 		options.Cycle = uint64(cycle)

@@ -71,7 +71,8 @@ func readTokenizer(c *checkpoint.Checkpoint, dir string, m model.Config) (Tokeni
 	file := filepath.Join(dir, tokenizer.JSONFile)
 	raw, err := c.Document(tokenizer.JSONFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		return Tokenizer{}, fmt.Errorf("%w (a model with another kind of tokenizer gets this file from transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…))", err)
+		return Tokenizer{}, fmt.Errorf("%w (a model with another kind of tokenizer gets this file from transformers: "+
+			"AutoTokenizer.from_pretrained(…).save_pretrained(…))", err)
 	}
 	if err != nil {
 		return Tokenizer{}, err

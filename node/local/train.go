@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"math"
 	"slices"
 
 	"github.com/blockzero-net/bzd/internal/protocol"
@@ -28,7 +27,6 @@ type TrainOptions struct {
 	LearningRate float64 // peak
 	Warmup       int     // steps
 	Lead         float64 // how much of what could not be sent yet the training starts ahead of the checkpoint, 0 to 1
-	Refine       float64 // times LearningRate: the peak of the second pass, over what is sent alone; 0 leaves it out
 	Hardware     string  `json:",omitempty"` // what trains, unless it computes exactly: a saved run goes on only there
 	Micro        int     `json:",omitempty"` // of training.Plan
 	Recompute    bool    `json:"-"`          // of training.Plan: it changes no bit
@@ -48,10 +46,20 @@ type Memory struct {
 	Feedback *delta.Feedback
 }
 
-// DefaultTrain is what a miner does unless told otherwise.
+// DefaultTrain is what a miner of this network does unless told otherwise. Dense deltas want smaller steps: nothing holds
+// them back.
+func (n *Network) DefaultTrain(group, seed string, cycle uint64) TrainOptions {
+	o := DefaultTrain(group, seed, cycle)
+	if n.Genesis.Params.TopK == 0 {
+		o.LearningRate = 2e-3
+	}
+	return o
+}
+
+// DefaultTrain is what a miner of a network with sparse deltas does unless told otherwise.
 func DefaultTrain(group, seed string, cycle uint64) TrainOptions {
 	return TrainOptions{Group: group, Seed: seed, Cycle: cycle, Tokens: 4096, Batch: 2, Replay: 1, LearningRate: 4e-3, Warmup: 1,
-		Lead: 0.5, Refine: 2}
+		Lead: 0.5}
 }
 
 // Train trains one group from p and returns the update as a delta, with what to remember for the next cycle. Only the
@@ -93,7 +101,7 @@ func train(ctx context.Context, n *Network, p *Phi, o TrainOptions, report func(
 	if t.want.TopK == 0 {
 		return t.dense(ctx, report)
 	}
-	// The first pass: from the checkpoint with a part of what it lacks, to where the group should be.
+	// From the checkpoint with a part of what it lacks, to where the group should be.
 	x := o.Memory.Feedback.Settle(t.want, p.State.Previous, func(tensor int) []float32 { return t.phi[tensor] })
 	ahead := t.phi
 	if x != nil && o.Lead > 0 {
@@ -106,11 +114,7 @@ func train(ctx context.Context, n *Network, p *Phi, o TrainOptions, report func(
 		}
 		t.write(ahead)
 	}
-	passes := 1
-	if o.Refine > 0 {
-		passes = 2
-	}
-	if err := t.run(ctx, o, "", 1, passes, report); err != nil {
+	if err := t.run(ctx, report); err != nil {
 		return fail(err)
 	}
 	moments := t.optimizer.State()
@@ -121,7 +125,7 @@ func train(ctx context.Context, n *Network, p *Phi, o TrainOptions, report func(
 			x[i] = make([]float32, len(trained[i]))
 		}
 	}
-	chosen := make([][]uint32, len(x))
+	units := make([][]int32, len(x))
 	var v []float32 // second moments of a tensor
 	at := 0
 	for i := range x {
@@ -131,24 +135,13 @@ func train(ctx context.Context, n *Network, p *Phi, o TrainOptions, report func(
 		v = slices.Grow(v[:0], len(x[i]))[:len(x[i])]
 		moments.Second(v, at)
 		at += len(v)
-		if chosen[i], err = delta.Choose(x[i], v, t.want.TopK); err != nil {
+		chosen, err := delta.Choose(x[i], v, t.want.TopK)
+		if err == nil {
+			units[i] = make([]int32, len(x[i]))
+			err = delta.Send(units[i], x[i], chosen, t.want.TopK)
+		}
+		if err != nil {
 			return fail(t.tooFar(i, err))
-		}
-	}
-	sent := x
-	if o.Refine > 0 {
-		if sent, err = t.refine(ctx, x, chosen, report); err != nil {
-			return fail(err)
-		}
-	}
-	units := make([][]int32, len(x))
-	for i := range x {
-		units[i] = make([]int32, len(x[i]))
-		if err := delta.Send(units[i], slices.Clone(sent[i]), chosen[i], t.want.TopK); err != nil {
-			return fail(t.tooFar(i, err))
-		}
-		for _, at := range chosen[i] {
-			x[i][at] = float32(float64(x[i][at]) - delta.Value(units[i][at]))
 		}
 	}
 	d, err := delta.New(t.want, units)
@@ -192,7 +185,7 @@ func newTrainer(n *Network, p *Phi, o TrainOptions) (*trainer, error) {
 // dense trains and sends everything.
 func (t *trainer) dense(ctx context.Context, report func(training.Progress)) (*delta.Delta, Memory, error) {
 	fail := func(err error) (*delta.Delta, Memory, error) { return nil, Memory{}, err }
-	if err := t.run(ctx, t.o, "", 1, 1, report); err != nil {
+	if err := t.run(ctx, report); err != nil {
 		return fail(err)
 	}
 	units := make([][]int32, len(t.phi))
@@ -210,103 +203,17 @@ func (t *trainer) dense(ctx context.Context, report func(training.Progress)) (*d
 	return d, Memory{Moments: &moments}, err
 }
 
-// still is a second moment so large that its value stays where it is: a step is below 10⁻¹⁸ of the learning rate's.
-const still = 1e36
-
-// held is the optimizer's state with which nothing moves.
-func (t *trainer) held() optim.State {
-	n := 0
-	for _, phi := range t.phi {
-		n += len(phi)
-	}
-	s := optim.State{}
-	if m := t.o.Memory.Moments; m != nil {
-		s.Steps, s.M, s.HalfM = m.Steps, m.M, m.HalfM
-	} else if t.o.Half {
-		s.HalfM = make([]uint16, n)
-	} else {
-		s.M = make([]float32, n)
-	}
-	if t.o.Half {
-		s.HalfV = slices.Repeat([]uint16{uint16(math.Float32bits(still) >> 16)}, n)
-	} else {
-		s.V = slices.Repeat([]float32{still}, n)
-	}
-	return s
-}
-
-// free gives value i of a held state the second moment of the cycle's begin, so that it moves.
-func (t *trainer) free(s optim.State, i int) {
-	m := t.o.Memory.Moments
-	switch {
-	case t.o.Half && m != nil:
-		s.HalfV[i] = m.HalfV[i]
-	case t.o.Half:
-		s.HalfV[i] = 0
-	case m != nil:
-		s.V[i] = m.V[i]
-	default:
-		s.V[i] = 0
-	}
-}
-
-// refinePass names the state of an interrupted second pass.
-const refinePass = "refine"
-
-// refine trains what was chosen of x, from the checkpoint with that alone, and returns where it should go. The others stay:
-// a delta that is meant to be one of few values does more than the few largest values of another.
-func (t *trainer) refine(ctx context.Context, x [][]float32, chosen [][]uint32, report func(training.Progress)) ([][]float32, error) {
-	begin := t.held()
-	start := make([][]float32, len(x))
-	at := 0
-	for i := range x {
-		start[i] = slices.Clone(t.phi[i])
-		for _, c := range chosen[i] {
-			start[i][c] += x[i][c]
-			t.free(begin, at+int(c))
-		}
-		at += len(x[i])
-	}
-	if err := t.optimizer.Restore(begin); err != nil {
-		return nil, err
-	}
-	t.write(start)
-	o := t.o
-	o.LearningRate *= o.Refine
-	if err := t.run(ctx, o, refinePass, 2, 2, report); err != nil {
-		return nil, err
-	}
-	out := t.read()
-	for i := range out {
-		for j := range out[i] {
-			out[i][j] -= t.phi[i][j]
-		}
-	}
-	return out, nil
-}
-
-// run is one pass over the cycle's text. name tells the state of an interrupted second pass from that of the first, which
-// is kept until both are done.
-func (t *trainer) run(ctx context.Context, o TrainOptions, name string, pass, passes int, report func(training.Progress)) error {
-	job, err := newJob(t.n, t.model, t.p.Tokens, t.trainable, t.optimizer, t.group, o)
+// run trains on the cycle's text.
+func (t *trainer) run(ctx context.Context, report func(training.Progress)) error {
+	job, err := newJob(t.n, t.model, t.p.Tokens, t.trainable, t.optimizer, t.group, t.o)
 	if err != nil {
 		return err
 	}
-	id, err := jobID(t.n, t.p, o, name)
+	id, err := jobID(t.n, t.p, t.o)
 	if err != nil {
 		return err
 	}
-	path := o.StatePath
-	if name != "" && path != "" {
-		path += "." + name
-	}
-	return runSaved(ctx, job, id, path, o.SaveDue, passes > pass, func(p training.Progress) {
-		if report != nil {
-			p.Tokens += p.Tokens / int64(p.Step) * int64((pass-1)*p.Steps)
-			p.Step, p.Steps = p.Step+(pass-1)*p.Steps, passes*p.Steps
-			report(p)
-		}
-	})
+	return runSaved(ctx, job, id, t.o.StatePath, t.o.SaveDue, false, report)
 }
 
 // tooFar explains that tensor i has moved further than a delta can say.
@@ -378,7 +285,7 @@ func newJob(n *Network, m *model.Model, tokens Tokenizer, t *model.Trainable, op
 }
 
 // jobID names a run by everything that its result depends on.
-func jobID(n *Network, p *Phi, o TrainOptions, pass string) ([32]byte, error) {
+func jobID(n *Network, p *Phi, o TrainOptions) ([32]byte, error) {
 	genesis, err := protocol.Encode(n.Genesis)
 	if err != nil {
 		return [32]byte{}, err
@@ -409,6 +316,5 @@ func jobID(n *Network, p *Phi, o TrainOptions, pass string) ([32]byte, error) {
 			return [32]byte{}, err
 		}
 	}
-	h.Write([]byte(pass))
 	return [32]byte(h.Sum(nil)), nil
 }

@@ -27,22 +27,29 @@ type place struct {
 func openWeights(c *checkpoint.Checkpoint, dir string, config model.Config) (*weights, error) {
 	w := &weights{c: c, at: map[string]place{}}
 	fault := func(file, tensor, field, format string, a ...any) error {
-		return fmt.Errorf("%w: %w", model.ErrWeights, &checkpoint.FormatError{File: filepath.Join(dir, file), Tensor: tensor, Field: field, Reason: fmt.Sprintf(format, a...)})
+		return fmt.Errorf("%w: %w", model.ErrWeights,
+			&checkpoint.FormatError{File: filepath.Join(dir, file), Tensor: tensor, Field: field, Reason: fmt.Sprintf(format, a...)})
 	}
 	list := checkpoint.IndexName
 	if files := c.Files(); len(files) == 1 && files[0].Name == checkpoint.SingleName {
 		list = checkpoint.SingleName
 	}
 	_, err := c.Tensor(model.FusedName)
+	fused := err == nil
+	if n := 3 * config.Layers * config.Experts; !fused && n > len(c.Tensors()) { // before so many names are made
+		return nil, fault(checkpoint.ConfigName, "", "", "%d layers of %d experts are %d tensors, the files have %d",
+			config.Layers, config.Experts, n, len(c.Tensors()))
+	}
 	known := map[string]bool{}
-	for _, s := range config.Stored(err == nil) {
+	for _, s := range config.Stored(fused) {
 		info, err := c.Tensor(s.Name)
 		if err != nil {
 			return nil, fault(list, s.Name, "", "missing; config.json (model_type %s) wants it", config.Family)
 		}
 		if !equal(info.Shape, s.Shape) {
 			if n := len(s.Shape); n == 3 && equal(info.Shape, []int{s.Shape[0], s.Shape[2], s.Shape[1]}) {
-				return nil, fault(info.File, info.Name, "shape", "%v: matrices of experts are transposed, and are not read so; config.json wants %v", info.Shape, s.Shape)
+				return nil, fault(info.File, info.Name, "shape",
+					"%v: matrices of experts are transposed, and are not read so; config.json wants %v", info.Shape, s.Shape)
 			}
 			return nil, fault(info.File, info.Name, "shape", "%v, config.json wants %v", info.Shape, s.Shape)
 		}
@@ -56,7 +63,8 @@ func openWeights(c *checkpoint.Checkpoint, dir string, config model.Config) (*we
 	for _, info := range c.Tensors() {
 		ignored := strings.HasSuffix(info.Name, ".rotary_emb.inv_freq") || config.Tied && info.Name == "lm_head.weight"
 		if !known[info.Name] && !ignored {
-			return nil, fault(info.File, info.Name, "", "not a tensor of the model that config.json describes (model_type %s): what it would change is not known", config.Family)
+			return nil, fault(info.File, info.Name, "",
+				"not a tensor of the model that config.json describes (model_type %s): what it would change is not known", config.Family)
 		}
 	}
 	return w, nil

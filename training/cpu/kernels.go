@@ -28,7 +28,8 @@ type kernels struct {
 	gemm          func(m, v int, t *tile)
 	strip         func(m int, t *tile) // a row of tiles
 
-	move          func(dst, src []float32, rows, n, srcRow, dstRow, dstPanel int) // row r, vector p of src to dst + r·dstRow + p·dstPanel
+	// move brings row r, vector p of src to dst + r·dstRow + p·dstPanel.
+	move          func(dst, src []float32, rows, n, srcRow, dstRow, dstPanel int)
 	widen         func(dst []float32, src []uint16, rows, n, srcRow, dstRow, dstPanel int)
 	transpose     func(dst, src []float32, n, srcRow int) // 8 rows of n values, n a multiple of 16, to n rows 16 apart
 	transposeHalf func(dst []float32, src []uint16, n, srcRow int)

@@ -3,6 +3,7 @@ package cpu
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
 )
@@ -18,11 +19,35 @@ func kernelCases() []kernelCase {
 	return []kernelCase{
 		{"dot", func(k kernels, v [5][]float32, _ [2]float32) float32 { return k.dot(v[0], v[1]) }},
 		{"dot3", func(k kernels, v [5][]float32, _ [2]float32) float32 { return k.dot3(v[0], v[1], v[2]) }},
+		{"chain", func(k kernels, v [5][]float32, _ [2]float32) float32 { return k.chain(v[0], v[1]) }},
 		{"maximum", func(k kernels, v [5][]float32, _ [2]float32) float32 { return k.maximum(v[0]) }},
 		{"expSum", func(k kernels, v [5][]float32, s [2]float32) float32 { return k.expSum(v[0], v[1], s[0], s[1]) }},
 		{"expSum in place", func(k kernels, v [5][]float32, s [2]float32) float32 { return k.expSum(v[0], v[0], s[0], s[1]) }},
+		{"norm", func(k kernels, v [5][]float32, s [2]float32) float32 {
+			rows, d := rowsOf(len(v[0]))
+			k.norm(v[0], v[1][:rows], v[2], v[3][:d], s[0])
+			return 0
+		}},
+		{"normGrads", func(k kernels, v [5][]float32, _ [2]float32) float32 {
+			rows, d := rowsOf(len(v[0]))
+			k.normGrads(v[0], v[1], v[2][:rows], v[3], v[4][:d])
+			return 0
+		}},
+		{"ropes", func(k kernels, v [5][]float32, _ [2]float32) float32 {
+			if _, h := rowsOf(len(v[0]) / 2); h > 0 {
+				k.ropes(v[0][:len(v[0])/(2*h)*2*h], v[1][:h], v[2][:h])
+			}
+			return 0
+		}},
+		{"softmax", func(k kernels, v [5][]float32, s [2]float32) float32 {
+			if n := len(v[0]) / 3 &^ 15; n > 0 {
+				k.softmax(v[0], min(16, len(v[0])/n), n, n, s[0])
+			}
+			return 0
+		}},
 		{"scale", func(k kernels, v [5][]float32, s [2]float32) float32 { k.scale(v[0], v[1], s[0]); return 0 }},
 		{"add", func(k kernels, v [5][]float32, _ [2]float32) float32 { k.add(v[0], v[1]); return 0 }},
+		{"sum", func(k kernels, v [5][]float32, _ [2]float32) float32 { k.sum(v[0], v[1], v[2]); return 0 }},
 		{"axpy", func(k kernels, v [5][]float32, s [2]float32) float32 { k.axpy(v[0], v[1], s[0]); return 0 }},
 		{"mulScale", func(k kernels, v [5][]float32, s [2]float32) float32 { k.mulScale(v[0], v[1], v[2], s[0]); return 0 }},
 		{"axpyScale", func(k kernels, v [5][]float32, s [2]float32) float32 { k.axpyScale(v[0], v[1], v[2], s[0]); return 0 }},
@@ -55,6 +80,15 @@ func kernelCases() []kernelCase {
 	}
 }
 
+// rowsOf cuts n values into rows of d.
+func rowsOf(n int) (rows, d int) {
+	d = (n + 2) / 3
+	if n%2 == 1 {
+		d = n
+	}
+	return n / max(d, 1), d
+}
+
 // draws are the ways to fill slices: ordinary values, every finite float32, the special values, and a few of those among
 // ordinary ones.
 var draws = map[string]func(r *rand.Rand) float32{
@@ -76,9 +110,9 @@ func TestKernels(t *testing.T) {
 	for n := range 50 {
 		lengths = append(lengths, n)
 	}
-	reference := scalarKernels()
+	reference := scalarKernels().complete()
 	for _, isa := range native() {
-		k := nativeKernels(isa)
+		k := nativeKernels(isa).complete()
 		for _, c := range kernelCases() {
 			for draw, value := range draws {
 				t.Run(fmt.Sprintf("%s/%s/%s", isa, c.name, draw), func(t *testing.T) {
@@ -118,6 +152,39 @@ func compareKernel(t *testing.T, reference, k kernels, c kernelCase, n int, valu
 		for j := range want[i] {
 			if !same(want[i][j], got[i][j]) {
 				t.Fatalf("%d values: slice %d value %d is %v, plain Go %v", n, i, j-guard, got[i][j], want[i][j])
+			}
+		}
+	}
+}
+
+// TestPacking compares the kernels that bring operands into order with plain Go, beyond what they write too.
+func TestPacking(t *testing.T) {
+	r := rand.New(rand.NewPCG(4, 4))
+	src := fill(9000, func() float32 { return math.Float32frombits(r.Uint32()) })
+	half := make([]uint16, len(src))
+	for i := range half {
+		half[i] = uint16(r.Uint32())
+	}
+	reference := scalarKernels()
+	for _, isa := range native() {
+		native := nativeKernels(isa)
+		for _, n := range []int{1, 7, 15, 16, 17, 32, 48, 255, 256} {
+			for _, rows := range []int{1, 2, 16} {
+				const stride, row = 300, 20 // of src, and of a row of dst
+				panel := rows * row
+				both := func(name string, f func(k kernels, dst []float32)) {
+					t.Helper()
+					want, got := make([]float32, (n+15)/16*max(panel, 256)+8), make([]float32, (n+15)/16*max(panel, 256)+8)
+					f(reference, want)
+					f(native, got)
+					compare(t, fmt.Sprintf("%s %s, %d rows of %d", isa, name, rows, n), got, want)
+				}
+				both("move", func(k kernels, dst []float32) { k.move(dst, src, rows, n, stride, row, panel) })
+				both("widen", func(k kernels, dst []float32) { k.widen(dst, half, rows, n, stride, row, panel) })
+				if n%16 == 0 {
+					both("transpose", func(k kernels, dst []float32) { k.transpose(dst, src, n, stride) })
+					both("transposeHalf", func(k kernels, dst []float32) { k.transposeHalf(dst, half, n, stride) })
+				}
 			}
 		}
 	}

@@ -130,13 +130,14 @@ const (
 	stripLen = 16 * stripRow
 )
 
-// product sets (or adds to) columns n0 to n1 of the rows m0 to m1 of c, with row stride ldc, the product of a and r, over k.
+// product sets (or adds to) columns n0 to n1 of the rows m0 to m1 of c, with row stride ldc, the product of a and r
+// over k.
 func (b *Backend) product(w *work, c []float32, ldc int, a view, r right, k, m0, m1, n0, n1 int, add bool) {
 	m := m1 - m0
 	if m <= 0 || n1 <= n0 {
 		return
 	}
-	// A strip is copied if enough tiles read it. Rows that lie a power of two apart would drive one another from the cache.
+	// A strip is copied if enough tiles read it: rows that lie a power of two apart drive one another from the cache.
 	copied := n1-n0 > 64 || a.col != 1 && n1-n0 > 32
 	strips := (m + b.rows - 1) / b.rows
 	t := &w.tile

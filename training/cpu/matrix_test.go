@@ -2,8 +2,10 @@ package cpu
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
+	"unsafe"
 )
 
 // specProduct is a matrix product by the words of docs/spec/exact.md: C[i,j] from A(i,k) and B(k,j).
@@ -71,7 +73,8 @@ func TestProduct(t *testing.T) {
 	for range count {
 		shapes = append(shapes, shape{1 + r.IntN(70), 1 + r.IntN(70), 1 + r.IntN(600)})
 	}
-	all := backends(t, 1, 2, 5)
+	shapes = append(shapes, shape{30, 540, 20}, shape{20, 24, 530}, shape{60, 530, 260})
+	all := backends(t, 1, 2, 3)
 	for i, s := range shapes {
 		value := func() float32 { return float32(r.NormFloat64()) }
 		switch i % 5 {
@@ -89,6 +92,11 @@ func TestProduct(t *testing.T) {
 		nt := want(at(a, s.k, 1), at(b, 1, s.k), false)                                                  // a [m, k], b [n, k]
 		nn, nnAdd := want(at(a, s.k, 1), at(b, s.n, 1), false), want(at(a, s.k, 1), at(b, s.n, 1), true) // b [k, n]
 		tn := want(at(a, 1, s.m), at(b, s.n, 1), true)                                                   // a [k, m], b [k, n]
+		half := make([]float32, len(b))
+		for i, v := range b {
+			half[i] = math.Float32frombits(math.Float32bits(v) &^ 0xffff)
+		}
+		ntHalf, nnHalf := want(at(a, s.k, 1), at(half, 1, s.k), false), want(at(a, s.k, 1), at(half, s.n, 1), false)
 		for _, k := range all {
 			name := fmt.Sprintf("%s %+v ", k.Name(), s)
 			c := make(floats, s.m*s.n)
@@ -100,6 +108,16 @@ func TestProduct(t *testing.T) {
 			copy(c, before)
 			k.LinearGradInput(c, floats(a), w, true)
 			compare(t, name+"NN added", c, nnAdd)
+			for _, f := range []struct {
+				name   string
+				values []float32
+				nt, nn []float32
+			}{{"frozen ", b, nt, nn}, {"frozen bfloat16 ", half, ntHalf, nnHalf}} {
+				k.Linear(c, floats(a), k.Freeze(f.values, s.n, s.k, false))
+				compare(t, name+f.name+"NT", c, f.nt)
+				k.LinearGradInput(c, floats(a), k.Freeze(f.values, s.k, s.n, false), false)
+				compare(t, name+f.name+"NN", c, f.nn)
+			}
 			copy(c, before)
 			k.LinearGradWeight(c, floats(a), floats(b), s.k)
 			compare(t, name+"TN added", c, tn)
@@ -130,6 +148,51 @@ func TestTiles(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestStrips runs strips of every height within guards: whole tiles, and last ones that are cut.
+func TestStrips(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 7))
+	value := func() float32 { return float32(r.NormFloat64()) }
+	for _, isa := range Available() {
+		kern, err := kernelsFor(isa)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for m := 1; m <= kern.rows; m++ {
+			for n := 1; n <= 67; n += 1 + n/20 {
+				k, add := []int{0, 1, 3, 4, 5, 8, 18}[r.IntN(7)], n%2
+				lda, ldc, panel := m+3, n+5, 16*(k+2) // a by columns, as its copies lie
+				a, b, c := fill(k*lda+m, value), fill((n+15)/16*panel+16, value), fill(m*ldc+2, value)
+				want := append([]float32(nil), c...)
+				specProduct(want[1:], ldc, m, n, k, at(a, 1, lda), func(x, j int) float32 { return b[j/16*panel+x*16+j%16] }, add == 1)
+				kern.strip(m, &tile{a: &a[0], aRow: 4, aCol: 4 * lda, b: &b[0], bPanel: 4 * panel, k: k, c: &c[1], cRow: 4 * ldc, add: add, n: n, ahead: uintptr(unsafe.Pointer(&b[0]))})
+				compare(t, fmt.Sprintf("%s strip %d×%d, k %d, add %d", isa, m, n, k, add), c, want)
+			}
+		}
+	}
+}
+
+// TestFreeze says which values are kept in two bytes.
+func TestFreeze(t *testing.T) {
+	b := backends(t, 1)[0]
+	for _, c := range []struct {
+		values []float32
+		half   bool
+	}{
+		{[]float32{1, -0.5, 0, float32(math.Copysign(0, -1)), 0x1.fep127, 0x1p-133}, true},
+		{[]float32{1, 1.0009765625, 0, 0, 0, 0}, false},
+		{[]float32{1, 0x1p-149, 0, 0, 0, 0}, false},
+	} {
+		w := b.Freeze(c.values, 2, 3, false).(*weight)
+		if (w.half != nil) != c.half || (w.data == nil) != c.half {
+			t.Errorf("%v: kept as bfloat16: %v, want %v", c.values, w.half != nil, c.half)
+		}
+		c.values[0]++ // the caller's memory is its own
+		y := make(floats, 3)
+		b.Embed(y, w, []int32{0})
+		compare(t, "row", y, append([]float32{c.values[0] - 1}, c.values[1:3]...))
 	}
 }
 

@@ -106,8 +106,9 @@ func (m *mix) gather() {
 	}
 }
 
-// chunk is a part of an expert's product: gathered rows, and columns of the result.
-type chunk struct{ expert, lo, hi, n0, n1 int }
+// chunk is a part of an expert's product: gathered rows, and columns of the result. next is the expert that the same
+// goroutine will probably work for after it.
+type chunk struct{ expert, lo, hi, n0, n1, next int }
 
 // chunks cuts the products with n columns of all experts that use has into parts that keep all threads busy.
 func (b *Backend) chunks(m *mix, n int, use func(e int) bool) (c []chunk, split bool) {
@@ -120,11 +121,19 @@ func (b *Backend) chunks(m *mix, n int, use func(e int) bool) (c []chunk, split 
 		split = split || cols < n
 		for r := lo; r < hi; r += rows {
 			for j := 0; j < n; j += cols {
-				c = append(c, chunk{e, r, min(r+rows, hi), j, min(j+cols, n)})
+				c = append(c, chunk{e, r, min(r+rows, hi), j, min(j+cols, n), e})
 			}
 		}
 	}
+	b.order(c)
 	return c, split
+}
+
+// order fills in next.
+func (b *Backend) order(c []chunk) {
+	for i := range max(0, len(c)-b.threads) {
+		c[i].next = c[i+b.threads].expert
+	}
 }
 
 // stages runs first over products with n1 columns and second over products with n2 columns of the same rows, for all
@@ -186,6 +195,8 @@ func (b *Backend) gathered(m *mix, x []float32, experts []backend.Expert) {
 		c.runs(f, func(lo, hi int) { b.siluMul(m.a[lo:hi], m.g[lo:hi], m.u[lo:hi]) })
 	}, func(w *work, c chunk) {
 		_, _, down := expertWeights(experts[c.expert])
+		gate, _, _ := expertWeights(experts[c.next])
+		w.then, _ = gate.forward().span(d, 0, f)
 		b.product(w, m.y, d, view{m.a, f, 1}, down.forward(), f, c.lo, c.hi, c.n0, c.n1, false)
 	})
 }
@@ -199,9 +210,10 @@ func (b *Backend) passing(m *mix, x []float32, experts []backend.Expert) {
 		lo, hi := m.first[e], m.first[e+1]
 		n := max(1, (hi-lo+grain-1)/grain, min((hi-lo)/(4*b.rows), (4*b.threads+m.Experts-1)/m.Experts))
 		for i := range n {
-			parts = append(parts, chunk{expert: e, lo: lo + (hi-lo)*i/n, hi: lo + (hi-lo)*(i+1)/n})
+			parts = append(parts, chunk{expert: e, lo: lo + (hi-lo)*i/n, hi: lo + (hi-lo)*(i+1)/n, next: e})
 		}
 	}
+	b.order(parts)
 	b.par(len(parts), func(w *work, i int) {
 		c := parts[i]
 		n := c.hi - c.lo
@@ -214,16 +226,14 @@ func (b *Backend) passing(m *mix, x []float32, experts []backend.Expert) {
 		w.then, _ = down.forward().span(f, 0, d)
 		b.product(w, u, f, view{xs, d, 1}, up.forward(), d, 0, n, 0, f, false)
 		b.siluMul(g, g, u)
-		if next := i + b.threads; next < len(parts) && parts[next].expert != c.expert {
-			gate, _, _ := expertWeights(experts[parts[next].expert])
-			w.then, _ = gate.forward().span(d, 0, f)
-		}
+		gate, _, _ = expertWeights(experts[c.next])
+		w.then, _ = gate.forward().span(d, 0, f)
 		b.product(w, m.y[c.lo*d:], d, view{g, f, 1}, down.forward(), f, 0, n, 0, d, false)
 	})
 }
 
-// A part of passing has passingValues values between its products, but not fewer than passingRows rows: every part packs the
-// weights.
+// A part of passing has passingValues values between its products, but not fewer than passingRows rows: every part packs
+// the weights.
 const (
 	passingValues = 1 << 17
 	passingRows   = 128
@@ -268,7 +278,7 @@ func (b *Backend) expertGrads(m *mix, grads []backend.ExpertGrad, out, in int, d
 		rows, cols := b.cut(out, in, (8*b.threads+trained-1)/trained)
 		for r := 0; r < out; r += rows {
 			for j := 0; j < in; j += cols {
-				parts = append(parts, chunk{e, r, min(r+rows, out), j, min(j+cols, in)})
+				parts = append(parts, chunk{e, r, min(r+rows, out), j, min(j+cols, in), e})
 			}
 		}
 	}
@@ -309,6 +319,8 @@ func (b *Backend) MixtureGrad(dx, dlogits, dy, _ backend.Buffer, experts []backe
 		gate, up, _ := expertWeights(experts[c.expert])
 		w.then, _ = up.back().span(f, c.n0, c.n1)
 		b.product(w, m.y, d, view{m.da, f, 1}, gate.back(), f, c.lo, c.hi, c.n0, c.n1, false)
+		_, _, down := expertWeights(experts[c.next])
+		w.then, _ = down.back().span(d, 0, f)
 		b.product(w, m.y, d, view{m.a, f, 1}, up.back(), f, c.lo, c.hi, c.n0, c.n1, true)
 	})
 	b.expertGrads(m, grads, f, d, m.da, m.x, func(g backend.ExpertGrad) backend.Buffer { return g.Gate })

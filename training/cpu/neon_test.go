@@ -17,12 +17,14 @@ func TestConstantsNEON(t *testing.T) {
 		return string(b)
 	}
 	amd64 := read("zz_kernels_amd64.s")
-	uses := regexp.MustCompile(`VMOVQ \$0x(\w{8})(\w{8}), \$0x(\w{8})(\w{8}), V\d+ // (\w+)\n`).FindAllStringSubmatch(read("zz_kernels_arm64.s"), -1)
+	load := regexp.MustCompile(`VMOVQ \$0x(\w{8})(\w{8}), \$0x(\w{8})(\w{8}), V\d+ // (\w+)\n`)
+	uses := load.FindAllStringSubmatch(read("zz_kernels_arm64.s"), -1)
 	if len(uses) < 40 {
 		t.Errorf("%d constants are loaded, there are more", len(uses))
 	}
 	for _, m := range uses {
-		if m[2] != m[1] || m[3] != m[1] || m[4] != m[1] || !strings.Contains(amd64, "DATA ·"+m[5]+"<>+0(SB)/4, $0x"+m[1]+"\n") {
+		data := "DATA ·" + m[5] + "<>+0(SB)/4, $0x" + m[1] + "\n"
+		if m[2] != m[1] || m[3] != m[1] || m[4] != m[1] || !strings.Contains(amd64, data) {
 			t.Errorf("%s is not four times what AMD64 has", strings.TrimSpace(m[0]))
 		}
 	}

@@ -88,6 +88,24 @@ func TestFMA(t *testing.T) {
 	}
 }
 
+// FuzzFMA looks for arguments on which the emulation errs.
+func FuzzFMA(f *testing.F) {
+	r := rand.New(rand.NewPCG(9, 9))
+	for range 40 {
+		a, b, c := hardFMA(r)
+		f.Add(math.Float32bits(a), math.Float32bits(b), math.Float32bits(c))
+	}
+	f.Fuzz(func(t *testing.T, x, y, z uint32) {
+		a, b, c := math.Float32frombits(x), math.Float32frombits(y), math.Float32frombits(z)
+		if a-a != 0 || b-b != 0 || c-c != 0 {
+			return
+		}
+		if got, want := fma(a, b, c), bigFMA(a, b, c); math.Float32bits(got) != math.Float32bits(want) {
+			t.Errorf("fma(%x, %x, %x) is %x, want %x", a, b, c, got, want)
+		}
+	})
+}
+
 // finite draws any finite float32, every exponent as likely as the other.
 func finite(r *rand.Rand) float32 {
 	for {

@@ -101,6 +101,9 @@ func TestAttentionDefinition(t *testing.T) {
 			dk, dv := make(floats, rows*kw), make(floats, rows*kw)
 			b.Attention(out, floats(q), floats(k), floats(v), state)
 			b.AttentionGrad(dq, dk, dv, floats(dout), out, floats(q), floats(k), floats(v), state)
+			forward := make(floats, rows*qw)
+			b.Attention(forward, floats(q), floats(k), floats(v), b.NewAttn(s, rows, false))
+			compare(t, name+"out without keeping", forward, out)
 			for n := range sequences {
 				for h := range s.Heads {
 					cut := func(x []float32, width, i int) []float32 {
@@ -197,8 +200,9 @@ func specMixture(s backend.MixtureShape, x, dy, logits []float32, e [][3][]float
 			}
 			z.siluMulGrad(q.dg, q.du, row(q.dy, e[c][2], s.Model, s.Width, true), g, u)
 			through := row(q.dg, e[c][0], s.Width, s.Model, true)
-			for i, v := range row(q.du, e[c][1], s.Width, s.Model, true) { // of one k-block: Width is below 256 here
-				back[i] += through[i] + v
+			specProduct(through, 0, 1, s.Model, s.Width, at(q.du, 0, 1), at(e[c][1], s.Model, 1), true)
+			for i, v := range through {
+				back[i] += v
 			}
 			slots[c] = append(slots[c], q)
 			mean = fma(dw[n], w[n], mean)
@@ -231,8 +235,13 @@ func TestMixtureDefinition(t *testing.T) {
 	value := func() float32 { return float32(r.NormFloat64()) / 2 }
 	for _, s := range []backend.MixtureShape{
 		{Experts: 3, TopK: 2, Model: 20, Width: 12, Normalize: true}, {Experts: 20, TopK: 3, Model: 17, Width: 33}, {Experts: 2, TopK: 2, Model: 16, Width: 16},
+		{Experts: 2, TopK: 1, Model: 40, Width: 530}, {Experts: 2, TopK: 1, Model: 530, Width: 24}, // so wide that columns are shared out
 	} {
-		const tokens, balance = 450, 0.01
+		tokens := 450
+		if s.Model*s.Width > 10000 {
+			tokens = 20
+		}
+		const balance = 0.01
 		x, dy, logits := fill(tokens*s.Model, value), fill(tokens*s.Model, value), fill(tokens*s.Experts, value)
 		logits[3] = logits[2] // a tie, sometimes among the chosen
 		var e [][3][]float32
@@ -272,6 +281,8 @@ func TestMixtureDefinition(t *testing.T) {
 			b.Mixture(gotY, floats(x), floats(logits), experts, m)
 			b.MixtureGrad(gotX, gotL, floats(dy), nil, experts, got, m, balance)
 			compare(t, name+"y", gotY, y)
+			b.Mixture(gotY, floats(x), floats(logits), experts, b.NewMix(s, tokens, false))
+			compare(t, name+"y without keeping", gotY, y)
 			compare(t, name+"dx", gotX, dx)
 			compare(t, name+"dlogits", gotL, dlogits)
 			for c := range e {

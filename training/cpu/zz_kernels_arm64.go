@@ -52,6 +52,21 @@ func gemmNEON(m, _ int, t *tile) {
 	}
 }
 
+// widenNEON sets n values, a multiple of 16, to bfloat16 ones; 16 of them lie dstPanel bytes from the next.
+//
+//go:noescape
+func widenNEON(dst *float32, src *uint16, n, dstPanel int)
+
+// transposeNEON sets dst[x, r] = src[r, x] for 8 rows r of n values, n a multiple of 16. A row of dst is 64 bytes, one of src srcRow.
+//
+//go:noescape
+func transposeNEON(dst, src *float32, n, srcRow int)
+
+// transposeHalfNEON is transpose for bfloat16 values.
+//
+//go:noescape
+func transposeHalfNEON(dst *float32, src *uint16, n, srcRow int)
+
 // dotNEON returns the lane-tree sum of x·y.
 //
 //go:noescape
@@ -61,6 +76,11 @@ func dotNEON(x, y *float32, n int) (ret float32)
 //
 //go:noescape
 func dot3NEON(x, y, z *float32, n int) (ret float32)
+
+// chainNEON returns the sum of x·y with one accumulator. n is any number.
+//
+//go:noescape
+func chainNEON(x, y *float32, n int) (ret float32)
 
 // maximumNEON returns the lane-tree maximum of x.
 //
@@ -81,6 +101,11 @@ func scaleNEON(dst, x *float32, n int, a float32)
 //
 //go:noescape
 func addNEON(dst, x *float32, n int)
+
+// sumNEON sets dst = x + y.
+//
+//go:noescape
+func sumNEON(dst, x, y *float32, n int)
 
 // axpyNEON sets dst = a·x + dst, fused.
 //

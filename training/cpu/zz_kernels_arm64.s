@@ -507,6 +507,145 @@ store:
 	VST1 [V20.S4, V21.S4, V22.S4, V23.S4], (R11)
 	RET
 
+// func widenNEON(dst *float32, src *uint16, n, dstPanel int)
+TEXT ·widenNEON(SB), NOSPLIT, $0-32
+	MOVD dst+0(FP), R0
+	MOVD src+8(FP), R1
+	MOVD n+16(FP), R6
+	MOVD dstPanel+24(FP), R2
+	LSR $4, R6, R6
+	CBZ R6, done
+loop:
+	VLD1.P 32(R1), [V4.H8, V5.H8]
+	VUSHLL $0, V4.H4, V0.S4
+	VSHL $16, V0.S4, V0.S4
+	VUSHLL2 $0, V4.H8, V1.S4
+	VSHL $16, V1.S4, V1.S4
+	VUSHLL $0, V5.H4, V2.S4
+	VSHL $16, V2.S4, V2.S4
+	VUSHLL2 $0, V5.H8, V3.S4
+	VSHL $16, V3.S4, V3.S4
+	VST1 [V0.S4, V1.S4, V2.S4, V3.S4], (R0)
+	ADD R2, R0, R0
+	SUB $1, R6, R6
+	CBNZ R6, loop
+done:
+	RET
+
+// func transposeNEON(dst, src *float32, n, srcRow int)
+TEXT ·transposeNEON(SB), NOSPLIT, $0-32
+	MOVD dst+0(FP), R0
+	MOVD src+8(FP), R1
+	MOVD n+16(FP), R9
+	MOVD srcRow+24(FP), R10
+	ADD R10, R1, R2
+	ADD R10, R2, R3
+	ADD R10, R3, R4
+	ADD R10, R4, R5
+	ADD R10, R5, R6
+	ADD R10, R6, R7
+	ADD R10, R7, R8
+	MOVD $64, R11
+	CBZ R9, done
+loop:
+	FMOVQ.P 16(R1), F0
+	FMOVQ.P 16(R2), F1
+	FMOVQ.P 16(R3), F2
+	FMOVQ.P 16(R4), F3
+	FMOVQ.P 16(R5), F4
+	FMOVQ.P 16(R6), F5
+	FMOVQ.P 16(R7), F6
+	FMOVQ.P 16(R8), F7
+	VTRN1 V1.S4, V0.S4, V8.S4
+	VTRN2 V1.S4, V0.S4, V9.S4
+	VTRN1 V3.S4, V2.S4, V10.S4
+	VTRN2 V3.S4, V2.S4, V11.S4
+	VTRN1 V5.S4, V4.S4, V12.S4
+	VTRN2 V5.S4, V4.S4, V13.S4
+	VTRN1 V7.S4, V6.S4, V14.S4
+	VTRN2 V7.S4, V6.S4, V15.S4
+	VTRN1 V10.D2, V8.D2, V16.D2
+	VTRN1 V14.D2, V12.D2, V17.D2
+	VST1.P [V16.S4, V17.S4], (R0)(R11)
+	VTRN1 V11.D2, V9.D2, V16.D2
+	VTRN1 V15.D2, V13.D2, V17.D2
+	VST1.P [V16.S4, V17.S4], (R0)(R11)
+	VTRN2 V10.D2, V8.D2, V16.D2
+	VTRN2 V14.D2, V12.D2, V17.D2
+	VST1.P [V16.S4, V17.S4], (R0)(R11)
+	VTRN2 V11.D2, V9.D2, V16.D2
+	VTRN2 V15.D2, V13.D2, V17.D2
+	VST1.P [V16.S4, V17.S4], (R0)(R11)
+	SUB $4, R9, R9
+	CBNZ R9, loop
+done:
+	RET
+
+// func transposeHalfNEON(dst *float32, src *uint16, n, srcRow int)
+TEXT ·transposeHalfNEON(SB), NOSPLIT, $0-32
+	MOVD dst+0(FP), R0
+	MOVD src+8(FP), R1
+	MOVD n+16(FP), R9
+	MOVD srcRow+24(FP), R10
+	ADD R10, R1, R2
+	ADD R10, R2, R3
+	ADD R10, R3, R4
+	ADD R10, R4, R5
+	ADD R10, R5, R6
+	ADD R10, R6, R7
+	ADD R10, R7, R8
+	MOVD $64, R11
+	CBZ R9, done
+loop:
+	FMOVD.P 8(R1), F0
+	VUSHLL $0, V0.H4, V0.S4
+	VSHL $16, V0.S4, V0.S4
+	FMOVD.P 8(R2), F1
+	VUSHLL $0, V1.H4, V1.S4
+	VSHL $16, V1.S4, V1.S4
+	FMOVD.P 8(R3), F2
+	VUSHLL $0, V2.H4, V2.S4
+	VSHL $16, V2.S4, V2.S4
+	FMOVD.P 8(R4), F3
+	VUSHLL $0, V3.H4, V3.S4
+	VSHL $16, V3.S4, V3.S4
+	FMOVD.P 8(R5), F4
+	VUSHLL $0, V4.H4, V4.S4
+	VSHL $16, V4.S4, V4.S4
+	FMOVD.P 8(R6), F5
+	VUSHLL $0, V5.H4, V5.S4
+	VSHL $16, V5.S4, V5.S4
+	FMOVD.P 8(R7), F6
+	VUSHLL $0, V6.H4, V6.S4
+	VSHL $16, V6.S4, V6.S4
+	FMOVD.P 8(R8), F7
+	VUSHLL $0, V7.H4, V7.S4
+	VSHL $16, V7.S4, V7.S4
+	VTRN1 V1.S4, V0.S4, V8.S4
+	VTRN2 V1.S4, V0.S4, V9.S4
+	VTRN1 V3.S4, V2.S4, V10.S4
+	VTRN2 V3.S4, V2.S4, V11.S4
+	VTRN1 V5.S4, V4.S4, V12.S4
+	VTRN2 V5.S4, V4.S4, V13.S4
+	VTRN1 V7.S4, V6.S4, V14.S4
+	VTRN2 V7.S4, V6.S4, V15.S4
+	VTRN1 V10.D2, V8.D2, V16.D2
+	VTRN1 V14.D2, V12.D2, V17.D2
+	VST1.P [V16.S4, V17.S4], (R0)(R11)
+	VTRN1 V11.D2, V9.D2, V16.D2
+	VTRN1 V15.D2, V13.D2, V17.D2
+	VST1.P [V16.S4, V17.S4], (R0)(R11)
+	VTRN2 V10.D2, V8.D2, V16.D2
+	VTRN2 V14.D2, V12.D2, V17.D2
+	VST1.P [V16.S4, V17.S4], (R0)(R11)
+	VTRN2 V11.D2, V9.D2, V16.D2
+	VTRN2 V15.D2, V13.D2, V17.D2
+	VST1.P [V16.S4, V17.S4], (R0)(R11)
+	SUB $4, R9, R9
+	CBNZ R9, loop
+done:
+	RET
+
 // func dotNEON(x, y *float32, n int) (ret float32)
 TEXT ·dotNEON(SB), NOSPLIT, $0-28
 	MOVD x+0(FP), R1
@@ -578,6 +717,26 @@ done:
 	VEXT $4, V0.B16, V0.B16, V28.B16
 	WORD $0x4e3cd400 // fadd v0.4s, v0.4s, v28.4s
 	FMOVS F0, ret+32(FP)
+	RET
+
+// func chainNEON(x, y *float32, n int) (ret float32)
+TEXT ·chainNEON(SB), NOSPLIT, $0-28
+	MOVD x+0(FP), R1
+	MOVD y+8(FP), R2
+	MOVD n+16(FP), R6
+	VEOR V0.B16, V0.B16, V0.B16
+	VEOR V1.B16, V1.B16, V1.B16
+	VEOR V2.B16, V2.B16, V2.B16
+	VEOR V3.B16, V3.B16, V3.B16
+	CBZ R6, done
+loop:
+	FMOVS.P 4(R1), F4
+	FMOVS.P 4(R2), F5
+	WORD $0x4f851080 // fmla v0.4s, v4.4s, v5.s[0]
+	SUB $1, R6, R6
+	CBNZ R6, loop
+done:
+	FMOVS F0, ret+24(FP)
 	RET
 
 // func maximumNEON(x *float32, n int) (ret float32)
@@ -863,6 +1022,30 @@ loop:
 	VST1 [V0.S4, V1.S4, V2.S4, V3.S4], (R0)
 	ADD $64, R0, R0
 	ADD $64, R1, R1
+	SUB $1, R6, R6
+	CBNZ R6, loop
+done:
+	RET
+
+// func sumNEON(dst, x, y *float32, n int)
+TEXT ·sumNEON(SB), NOSPLIT, $0-32
+	MOVD dst+0(FP), R0
+	MOVD x+8(FP), R1
+	MOVD y+16(FP), R2
+	MOVD n+24(FP), R6
+	LSR $4, R6, R6
+	CBZ R6, done
+loop:
+	VLD1 (R1), [V0.S4, V1.S4, V2.S4, V3.S4]
+	VLD1 (R2), [V4.S4, V5.S4, V6.S4, V7.S4]
+	WORD $0x4e24d400 // fadd v0.4s, v0.4s, v4.4s
+	WORD $0x4e25d421 // fadd v1.4s, v1.4s, v5.4s
+	WORD $0x4e26d442 // fadd v2.4s, v2.4s, v6.4s
+	WORD $0x4e27d463 // fadd v3.4s, v3.4s, v7.4s
+	VST1 [V0.S4, V1.S4, V2.S4, V3.S4], (R0)
+	ADD $64, R0, R0
+	ADD $64, R1, R1
+	ADD $64, R2, R2
 	SUB $1, R6, R6
 	CBNZ R6, loop
 done:

@@ -37,8 +37,8 @@ func Quantize(dst []int32, src []float32) error {
 	return nil
 }
 
-// Value returns the number that u units stand for. It is exact.
-func Value(u int32) float64 { return float64(u) / (1 << UnitBits) }
+// Value returns the number that u units stand for. It is exact; rounded, it is not fused into a sum.
+func Value(u int32) float64 { return float64(float64(u) / (1 << UnitBits)) }
 
 // roundBF16 rounds u to 8 significant bits, half to even.
 func roundBF16(u int32) int32 {

@@ -63,7 +63,7 @@ func (f *Feedback) Settle(want Expect, previous *protocol.Link, values func(tens
 		after := values(i)
 		s := f.Sent[i]
 		for j, at := range s.At {
-			sent, moved := Value(s.Units[j]), float64(after[at])-float64(s.Before[j])
+			sent, moved := float64(Value(s.Units[j])), float64(after[at])-float64(s.Before[j])
 			rest[i][at] = float32(float64(rest[i][at]) + (sent - clampTo(moved, sent)))
 		}
 	}

@@ -256,7 +256,8 @@ func (p *Pass) rotateGrad(dx, dw, dy, inv, x, w backend.Buffer, heads int) {
 func (p *Pass) sharedGrad(l int, dx, dy, x backend.Buffer) {
 	b, c, e, t, a, d := p.m.b, p.m.Config, &p.m.layers[l], p.t, p.layer(l).shared, p.dsh
 	gate, up, out, logit := p.cut(a.gate, c.Shared), p.cut(a.up, c.Shared), p.cut(a.out, c.Dim), p.cut(a.logit, 1)
-	dgate, dup, dout, dlogit, dact := p.cut(d.gate, c.Shared), p.cut(d.up, c.Shared), p.cut(d.out, c.Dim), p.cut(d.logit, 1), p.cut(p.act, c.Shared)
+	dgate, dup, dact := p.cut(d.gate, c.Shared), p.cut(d.up, c.Shared), p.cut(p.act, c.Shared)
+	dout, dlogit := p.cut(d.out, c.Dim), p.cut(d.logit, 1)
 	b.AddGatedGrad(dout, dlogit, dy, out, logit)
 	if t.whole {
 		b.SwiGLU(dact, gate, up)

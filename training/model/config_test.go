@@ -220,6 +220,16 @@ func FuzzParseConfig(f *testing.F) {
 		if again, err := model.ParseConfig(c.JSON()); err != nil || again != c {
 			t.Fatalf("%+v became %+v, %v", c, again, err)
 		}
+		if c.Experts < 1024 {
+			c.Experts++
+		}
+		amended, err := c.Amend(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := model.ParseConfig(amended); err != nil || again != c {
+			t.Fatalf("%+v amended became %+v, %v", c, again, err)
+		}
 	})
 }
 

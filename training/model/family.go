@@ -11,11 +11,11 @@ type Family uint8
 
 // The families.
 const (
-	Qwen3   Family = iota // Qwen3-MoE
-	OLMoE                 // OLMoE
-	Mixtral               // Mixtral
-	Qwen2                 // Qwen1.5-MoE and Qwen2-MoE
-	DeepSeek2
+	Qwen3     Family = iota // Qwen3-MoE
+	OLMoE                   // OLMoE
+	Mixtral                 // Mixtral
+	Qwen2                   // Qwen1.5-MoE and Qwen2-MoE
+	DeepSeek2               // DeepSeek-V2, not computed yet
 )
 
 // qkNorm is what is done to queries and keys before they are rotated.

@@ -2,8 +2,10 @@ package model_test
 
 import (
 	"compress/gzip"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"math"
@@ -151,6 +153,52 @@ func TestFamilies(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// familyDigests are the first 8 bytes of the SHA-256 of logits and gradients of everything: a promise, as those of
+// docs/spec/exact.md are.
+var familyDigests = map[string]string{
+	"olmoe":     "ba1f7a9923dcaab3",
+	"mixtral":   "99cc0a44924ee285",
+	"qwen2_moe": "6bc2bc47e2459404",
+	"qwen3_moe": "2e9a15f51d6c03dd",
+}
+
+// TestFamilyDigests computes the same bits on every instruction set and with any number of threads.
+func TestFamilyDigests(t *testing.T) {
+	for _, name := range familyNames() {
+		g, c := loadFamily(t, name)
+		for _, isa := range cpu.Available() {
+			for threads := 1; threads <= 2; threads++ {
+				b, err := cpu.New(cpu.Options{ISA: isa, Threads: threads})
+				if err != nil {
+					t.Fatal(err)
+				}
+				m, err := model.New(b, c, madeUp)
+				if err != nil {
+					t.Fatal(err)
+				}
+				all := m.TrainAll()
+				p := m.NewPass(len(g.Tokens)/g.Seq, g.Seq, all)
+				h := sha256.New()
+				add := func(v []float32) {
+					if err := binary.Write(h, binary.LittleEndian, v); err != nil {
+						t.Fatal(err)
+					}
+				}
+				add(p.Logits(g.Tokens))
+				p.Step(make([]float64, len(g.Targets)), g.Tokens, g.Targets, 1/float32(len(g.Targets)), 0.01)
+				for _, q := range all.Params() {
+					v := make([]float32, q.Grad.Len())
+					b.Read(v, q.Grad)
+					add(v)
+				}
+				if got := hex.EncodeToString(h.Sum(nil)[:8]); got != familyDigests[name] {
+					t.Errorf("%s on %s×%d: %s, the promise is %s", name, isa, threads, got, familyDigests[name])
+				}
+			}
+		}
 	}
 }
 

@@ -201,7 +201,8 @@ func (p *Pass) rotate(y, inv, x, w backend.Buffer, heads int) {
 // shared adds the shared expert's output for x to y.
 func (p *Pass) shared(l int, y, x backend.Buffer) {
 	b, e, a := p.m.b, &p.m.layers[l], p.layer(l).shared
-	gate, up, act, out, logit := p.cut(a.gate, p.m.Shared), p.cut(a.up, p.m.Shared), p.cut(p.act, p.m.Shared), p.cut(a.out, p.m.Dim), p.cut(a.logit, 1)
+	gate, up, act := p.cut(a.gate, p.m.Shared), p.cut(a.up, p.m.Shared), p.cut(p.act, p.m.Shared)
+	out, logit := p.cut(a.out, p.m.Dim), p.cut(a.logit, 1)
 	b.Linear(gate, x, e.shared.Gate)
 	b.Linear(up, x, e.shared.Up)
 	b.SwiGLU(act, gate, up)

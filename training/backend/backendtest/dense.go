@@ -118,6 +118,22 @@ func testLinear(l *lab) {
 		l.b.Linear(yf, bx, frozen)
 		l.same(name+"y of a frozen weight", l.read(yf), l.read(y))
 
+		half := make([]float32, len(w)) // of values that are bfloat16, which a backend may keep as such
+		for i, v := range w {
+			half[i] = math.Float32frombits(math.Float32bits(v) &^ 0xffff)
+		}
+		for _, transposed := range []bool{false, true} {
+			from, op := bx, l.b.Linear
+			n := s.rows * s.out
+			if transposed {
+				from, n, op = bdy, s.rows*s.in, func(y, x backend.Buffer, w backend.Weight) { l.b.LinearGradInput(y, x, w, false) }
+			}
+			want, got := l.out(n), l.out(n)
+			op(want, from, l.weight(half, s.out, s.in))
+			op(got, from, l.b.Freeze(half, s.out, s.in, false))
+			l.same(name+"product with a frozen weight of bfloat16 values", l.read(got), l.read(want))
+		}
+
 		wantX := refLinear(wide(dy), transpose(wide(w), s.out, s.in), s.in, s.out)
 		dx := l.out(s.rows * s.in)
 		l.b.LinearGradInput(dx, bdy, bw, false)
@@ -234,6 +250,9 @@ func testAttention(l *lab) {
 		l.b.Attention(out, bq, bk, bv, state)
 		qs, ks, vs := wide(q), wide(k), wide(v)
 		l.near(name+"out", l.read(out), refAttention(qs, ks, vs, shape))
+		forward := l.out(nq)
+		l.b.Attention(forward, bq, bk, bv, l.b.NewAttn(shape, rows, false))
+		l.same(name+"out without keeping", l.read(forward), l.read(out))
 		dq, dk, dv := l.out(nq), l.out(nk), l.out(nk)
 		l.b.AttentionGrad(dq, dk, dv, bdout, out, bq, bk, bv, state)
 		l.gradients(name, func() float64 { return inner(refAttention(qs, ks, vs, shape), dout) },

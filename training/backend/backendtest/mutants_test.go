@@ -52,14 +52,15 @@ func newMutant(b backend.Backend) *mutant {
 	}
 }
 
-// stale is a weight that does not hear of Refresh.
-type stale struct{ backend.Weight }
-
-func (stale) Refresh() {}
+// stale is a weight that multiplies by what it was prepared from, whatever came after.
+type stale struct {
+	backend.Weight
+	packed backend.Weight
+}
 
 func inside(w backend.Weight) backend.Weight {
 	if s, ok := w.(stale); ok {
-		return s.Weight
+		return s.packed
 	}
 	return w
 }
@@ -291,7 +292,11 @@ var faults = []struct {
 		}
 	}},
 	{"Refresh", "packed weights kept", false, func(m *mutant) {
-		m.prepare = func(w backend.Buffer, out, in int) backend.Weight { return stale{m.Backend.Prepare(w, out, in)} }
+		m.prepare = func(w backend.Buffer, out, in int) backend.Weight {
+			v := make([]float32, w.Len())
+			m.Read(v, w)
+			return stale{m.Backend.Prepare(w, out, in), m.Freeze(v, out, in, false)}
+		}
 	}},
 	{"Composition", "the last bit depends on the number of rows", true, func(m *mutant) {
 		m.linear = func(y, x backend.Buffer, w backend.Weight) {

@@ -55,7 +55,8 @@ func (g *arm) f(name string, d, n, m register) {
 
 func (g *arm) fsqrt(d, n quad) {
 	for q := range 4 {
-		g.word(0x6ea1f800|uint32(n.quarter(q)<<5|d.quarter(q)), "fsqrt v%d.4s, v%d.4s", d.quarter(q), n.quarter(q))
+		d, n := d.quarter(q), n.quarter(q)
+		g.word(0x6ea1f800|uint32(n<<5|d), "fsqrt v%d.4s, v%d.4s", d, n)
 	}
 }
 
@@ -67,7 +68,8 @@ func (g *arm) fmlaLane(d, n, m int) {
 // sshr emits d = n >> 1, arithmetic.
 func (g *arm) sshr(d, n quad) {
 	for q := range 4 {
-		g.word(0x4f000400|(64-1)<<16|uint32(n.quarter(q)<<5|d.quarter(q)), "sshr v%d.4s, v%d.4s, #1", d.quarter(q), n.quarter(q))
+		d, n := d.quarter(q), n.quarter(q)
+		g.word(0x4f000400|(64-1)<<16|uint32(n<<5|d), "sshr v%d.4s, v%d.4s, #1", d, n)
 	}
 }
 
@@ -143,7 +145,8 @@ func (g *arm) ret(v int, off map[string]int) {
 // tile emits C[m, 16] = or += sum over k of A[i,k]·B[k,j], k in order, one fused multiply-add a step. The offsets are
 // those of the tile struct in kernels.go of package cpu.
 func (g *arm) tile(m int) {
-	g.begin(fmt.Sprintf("gemm%dx16", m), "is the tile kernel of that size.", []param{{"t", "*tile"}}, false, map[string]string{"t": "R0"})
+	g.begin(fmt.Sprintf("gemm%dx16", m), "is the tile kernel of that size.", []param{{"t", "*tile"}}, false,
+		map[string]string{"t": "R0"})
 	g.line("MOVD 0(R0), R1") // R1 to R6: rows of A
 	g.line("MOVD 8(R0), R7")
 	g.line("MOVD 16(R0), R8")
@@ -200,16 +203,77 @@ func neonKernels() *gen {
 	for m := 1; m <= rows; m++ {
 		g.tile(m)
 	}
-	g.decl.WriteString("// gemmNEON runs the tile kernel of m rows and 16 columns.\nfunc gemmNEON(m, _ int, t *tile) {\n\tswitch m {\n")
+	g.decl.WriteString("// gemmNEON runs the tile kernel of m rows and 16 columns.\n" +
+		"func gemmNEON(m, _ int, t *tile) {\n\tswitch m {\n")
 	for m := 1; m <= rows; m++ {
 		fmt.Fprintf(&g.decl, "\tcase %d:\n\t\tgemm%dx16NEON(t)\n", m, m)
 	}
 	g.decl.WriteString("\tdefault:\n\t\tpanic(\"cpu: no such tile\")\n\t}\n}\n\n")
+	g.widen()
+	g.transpose("transpose", "*float32", "sets dst[x, r] = src[r, x] for 8 rows r of n values, n a multiple of 16. "+
+		"A row of dst is 64 bytes, one of src srcRow.", false)
+	g.transpose("transposeHalf", "*uint16", "is transpose for bfloat16 values.", true)
 	g.reductions()
 	g.elementwise()
 	g.activations()
 	g.optimizer()
 	return &g.gen
+}
+
+func (g *arm) widen() {
+	reg := map[string]string{"dst": "R0", "src": "R1", "n": "R6", "dstPanel": "R2"}
+	g.begin("widen", "sets n values, a multiple of 16, to bfloat16 ones; 16 of them lie dstPanel bytes from the next.",
+		[]param{{"dst", "*float32"}, {"src", "*uint16"}, {"n", "int"}, {"dstPanel", "int"}}, false, reg)
+	g.each(nil, func() {
+		g.line("VLD1.P 32(R1), [V4.H8, V5.H8]")
+		for q := range 4 {
+			if q%2 == 0 {
+				g.line("VUSHLL $0, V%d.H4, V%d.S4", 4+q/2, q)
+			} else {
+				g.line("VUSHLL2 $0, V%d.H8, V%d.S4", 4+q/2, q)
+			}
+			g.line("VSHL $16, V%d.S4, V%d.S4", q, q)
+		}
+		g.store(0, "R0")
+		g.line("ADD R2, R0, R0")
+	})
+	g.line("RET")
+}
+
+// transpose works on blocks of 8 rows by 4 columns.
+func (g *arm) transpose(name, source, doc string, half bool) {
+	g.begin(name, doc, []param{{"dst", "*float32"}, {"src", source}, {"n", "int"}, {"srcRow", "int"}}, false,
+		map[string]string{"dst": "R0", "src": "R1", "n": "R9", "srcRow": "R10"})
+	for r := 1; r < 8; r++ { // R1 to R8: rows of src
+		g.line("ADD R10, R%d, R%d", r, r+1)
+	}
+	g.line("MOVD $64, R11")
+	g.line("CBZ R9, done")
+	g.label("loop")
+	for r := range 8 {
+		if half {
+			g.line("FMOVD.P 8(R%d), F%d", r+1, r)
+			g.line("VUSHLL $0, V%d.H4, V%d.S4", r, r)
+			g.line("VSHL $16, V%d.S4, V%d.S4", r, r)
+		} else {
+			g.line("FMOVQ.P 16(R%d), F%d", r+1, r)
+		}
+	}
+	for r := 0; r < 8; r += 2 { // columns 0 and 2, then 1 and 3, of two rows
+		g.line("VTRN1 V%d.S4, V%d.S4, V%d.S4", r+1, r, 8+r)
+		g.line("VTRN2 V%d.S4, V%d.S4, V%d.S4", r+1, r, 9+r)
+	}
+	for x := range 4 {
+		for side := range 2 {
+			v := 8 + 4*side + x%2
+			g.line("VTRN%d V%d.D2, V%d.D2, V%d.D2", 1+x/2, v+2, v, 16+side)
+		}
+		g.line("VST1.P [V16.S4, V17.S4], (R0)(R11)")
+	}
+	g.line("SUB $4, R9, R9")
+	g.line("CBNZ R9, loop")
+	g.label("done")
+	g.line("RET")
 }
 
 func (g *arm) reductions() {
@@ -241,6 +305,18 @@ func (g *arm) reductions() {
 		g.f("fmla", acc, v, w)
 	})
 	g.ret(g.fold(acc, add), off)
+
+	off = g.begin("chain", "returns the sum of x·y with one accumulator. n is any number.", ptrs("x", "y"), true, reg)
+	clear()
+	g.line("CBZ R6, done")
+	g.label("loop")
+	g.line("FMOVS.P 4(R1), F4")
+	g.line("FMOVS.P 4(R2), F5")
+	g.fmlaLane(0, 4, 5)
+	g.line("SUB $1, R6, R6")
+	g.line("CBNZ R6, loop")
+	g.label("done")
+	g.ret(0, off)
 
 	off = g.begin("maximum", "returns the lane-tree maximum of x.", ptrs("x"), true, reg)
 	g.move(acc, g.constant(g.f32("negInf", negInf), 28))
@@ -319,7 +395,7 @@ func (g *arm) sigmoid(x, s, t, r, p quad) {
 }
 
 func (g *arm) elementwise() {
-	reg := map[string]string{"dst": "R0", "x": "R1", "y": "R2", "w": "R3", "n": "R6", "dy": "R2", "p": "R3", "c": "R3", "s": "R4"}
+	reg := map[string]string{"dst": "R0", "x": "R1", "y": "R2", "dy": "R2", "w": "R3", "p": "R3", "c": "R3", "s": "R4", "n": "R6"}
 
 	off := g.begin("scale", "sets dst = x·a.", scalars(ptrs("dst", "x"), "a"), false, reg)
 	a := g.spread("a", off, 28)
@@ -334,6 +410,15 @@ func (g *arm) elementwise() {
 	g.each([]string{"R0", "R1"}, func() {
 		g.load("R0", 0)
 		g.load("R1", 1)
+		g.f("fadd", quad(0), quad(0), quad(1))
+		g.store(0, "R0")
+	})
+	g.line("RET")
+
+	g.begin("sum", "sets dst = x + y.", ptrs("dst", "x", "y"), false, reg)
+	g.each([]string{"R0", "R1", "R2"}, func() {
+		g.load("R1", 0)
+		g.load("R2", 1)
 		g.f("fadd", quad(0), quad(0), quad(1))
 		g.store(0, "R0")
 	})

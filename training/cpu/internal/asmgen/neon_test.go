@@ -22,7 +22,8 @@ func TestEncodings(t *testing.T) {
 	}
 	var source bytes.Buffer
 	var want []uint32
-	for _, m := range regexp.MustCompile(`\tWORD \$0x([0-9a-f]{8}) // (.*)\n`).FindAllSubmatch(Files()["zz_kernels_arm64.s"], -1) {
+	word := regexp.MustCompile(`\tWORD \$0x([0-9a-f]{8}) // (.*)\n`)
+	for _, m := range word.FindAllSubmatch(Files()["zz_kernels_arm64.s"], -1) {
 		code, err := strconv.ParseUint(string(m[1]), 16, 32)
 		if err != nil {
 			t.Fatal(err)

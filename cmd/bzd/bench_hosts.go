@@ -1,0 +1,391 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/blockzero-net/bzd/consensus"
+	"github.com/blockzero-net/bzd/consensus/runner"
+	"github.com/blockzero-net/bzd/consensus/sim"
+	"github.com/blockzero-net/bzd/consensus/wire"
+	"github.com/blockzero-net/bzd/internal/protocol"
+	"github.com/blockzero-net/bzd/node/devnet"
+	"github.com/blockzero-net/bzd/p2p"
+	"github.com/blockzero-net/bzd/p2p/gossip"
+)
+
+// hostsBench is an agreement among real hosts in this process, connected to each other over the loopback device, with real
+// logs: so many validators, none of them faulty.
+type hostsBench struct {
+	validators int
+	miners     int
+	now        func() time.Time
+	dir        string
+}
+
+// hostsFigures are what it gives for both instances.
+type hostsFigures struct {
+	Validators int          `json:"validators"`
+	Miners     int          `json:"miners"`
+	Decision   [2]sim.Times `json:"decision_ms"` // of W, of M, from the first turn
+	// Alone is Decision in processor time of this process, divided by the processors: what it would be were nobody else here,
+	// since the hosts keep all processors busy.
+	Alone     [2]sim.Times `json:"decision_alone_ms"`
+	CPU       float64      `json:"cpu_seconds"` // of one validator in a cycle, everything included
+	Simulated [2]sim.Times `json:"simulated_ms"`
+	// Certified of Instances hosts decided by the deadline, of both instances; times are theirs.
+	Certified int `json:"certified"`
+	Instances int `json:"instances"`
+}
+
+const (
+	hostsTopic   = "agree"
+	hostsSettle  = 2 * time.Second // for meshes to form
+	hostsTimeout = 4 * time.Minute
+)
+
+var hostsTell = p2p.Protocol{Name: "tell", MaxRequest: consensus.MaxMessage + 1, Bound: true}
+
+// benchHost is one validator.
+type benchHost struct {
+	ctx    context.Context // of the whole bench
+	part   *sim.Node
+	host   *p2p.Host
+	gossip *gossip.Gossip
+	topic  *gossip.Topic
+	codec  *wire.Codec
+	wal    *runner.WAL
+
+	checker consensus.Checker
+
+	mu     sync.Mutex
+	runner *runner.Runner
+	sent   map[protocol.Hash]bool
+	peers  []peer.ID
+}
+
+func (h *hostsBench) run(ctx context.Context) (f hostsFigures, err error) {
+	ctx, cancel := context.WithTimeout(ctx, hostsTimeout)
+	defer cancel()
+	f = hostsFigures{Validators: h.validators, Miners: h.miners}
+	hosts, err := h.start(ctx)
+	defer func() {
+		for _, b := range hosts {
+			err = errors.Join(err, b.close())
+		}
+	}()
+	if err != nil {
+		return f, err
+	}
+	for i, instance := range []protocol.Instance{protocol.InstanceW, protocol.InstanceM} {
+		before, _ := devnet.Usage()
+		took, err := h.instance(ctx, hosts, instance)
+		if err != nil {
+			return f, err
+		}
+		f.Instances, f.Certified = f.Instances+len(hosts), f.Certified+len(took)
+		if len(took) > 0 {
+			f.Decision[i], f.Alone[i] = sim.Percentiles(column(took, 0)), sim.Percentiles(column(took, 1))
+		}
+		after, _ := devnet.Usage()
+		f.CPU += (after - before).Seconds() / float64(h.validators)
+	}
+	return f, nil
+}
+
+// lead is how many milliseconds an instance has before its Start, for lists and commits of all to reach all: in a cycle
+// they have minutes.
+func (h *hostsBench) lead() int64 { return 1500 + 250*int64(h.validators) }
+
+// config is the instance as the simulation has it.
+func (h *hostsBench) config(instance protocol.Instance) sim.Config {
+	return sim.Config{
+		Stakes: slices.Repeat([]uint64{1000}, h.validators), Miners: h.miners, Instance: instance, Start: h.lead(), Delta: 1000, Rounds: 4,
+		Brief: true,
+	}
+}
+
+type benchClock struct{ now func() time.Time }
+
+func (c benchClock) Now() time.Time                         { return c.now() }
+func (c benchClock) After(d time.Duration) <-chan time.Time { return time.After(d) }
+
+// start makes the hosts, connects all with all, and waits until everybody knows everybody.
+func (h *hostsBench) start(ctx context.Context) ([]*benchHost, error) {
+	parts, err := sim.Cast(h.config(protocol.InstanceW))
+	if err != nil {
+		return nil, err
+	}
+	setup := parts[0].Setup
+	codec := wire.New(setup.Network, setup.Snapshot)
+	var hosts []*benchHost
+	for _, part := range parts {
+		b := &benchHost{ctx: ctx, part: part, codec: codec, checker: consensus.NewChecker(setup.Network, setup.Snapshot), sent: make(map[protocol.Hash]bool)}
+		if err := b.start(ctx, h); err != nil {
+			return hosts, errors.Join(err, b.close())
+		}
+		hosts = append(hosts, b)
+	}
+	for i, b := range hosts {
+		for _, other := range hosts[:i] {
+			if err := b.host.Connect(ctx, other.host.Addrs()[0]); err != nil {
+				return hosts, err
+			}
+		}
+	}
+	for _, b := range hosts {
+		for len(b.topic.Peers()) < len(hosts)-1 || bound(b.host) < len(hosts)-1 {
+			if err := wait(ctx, 20*time.Millisecond); err != nil {
+				return hosts, fmt.Errorf("%s knows %d of %d peers: %w", b.part.Setup.Self, len(b.topic.Peers()), len(hosts)-1, err)
+			}
+		}
+		b.peers = b.topic.Peers()
+	}
+	return hosts, wait(ctx, hostsSettle)
+}
+
+func bound(h *p2p.Host) (n int) {
+	for _, p := range h.Peers() {
+		if p.Standing == p2p.Bound {
+			n++
+		}
+	}
+	return n
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+func (b *benchHost) start(ctx context.Context, h *hostsBench) error {
+	setup := b.part.Setup
+	sum := sha256.Sum256(append([]byte("host"), setup.Self[:]...))
+	key, err := crypto.UnmarshalEd25519PrivateKey(ed25519.NewKeyFromSeed(sum[:]))
+	if err != nil {
+		return err
+	}
+	id, err := peer.IDFromPrivateKey(key)
+	if err != nil {
+		return err
+	}
+	binding, err := p2p.NewBinding(setup.Network, setup.Self, id, b.part.Keys)
+	if err != nil {
+		return err
+	}
+	limits := p2p.DefaultLimits()
+	limits.Peers, limits.MaxPeers, limits.Requests, limits.PeerRate = 1, 4*h.validators, 1024, 1e6
+	limits.FileDescriptors, limits.Memory = 8*h.validators+64, 1<<30
+	b.host, err = p2p.New(p2p.Config{
+		Network: setup.Network, Key: key, Listen: []string{"/ip4/127.0.0.1/tcp/0"}, Binding: &binding, Clock: benchClock{h.now}, Limits: limits,
+		Registry: func(id protocol.ID) (protocol.Key, bool) {
+			p, ok := setup.Snapshot.Find(id)
+			return p.Key, ok
+		},
+	})
+	if err != nil {
+		return err
+	}
+	if b.gossip, err = gossip.New(ctx, b.host, gossip.Options{
+		Topics: []string{hostsTopic}, MaxMessage: consensus.MaxMessage + 1, PeerRate: 1e6, PeerBurst: 1e6,
+	}); err != nil {
+		return err
+	}
+	if b.topic, err = b.gossip.Join(hostsTopic, b.judge); err != nil {
+		return err
+	}
+	b.host.Handle(hostsTell, func(_ context.Context, _ peer.ID, packed []byte) ([]byte, error) {
+		b.judge(ctx, "", packed)
+		return nil, nil
+	})
+	if b.wal, _, err = runner.OpenWAL(filepath.Join(h.dir, setup.Self.String()), nil); err != nil {
+		return err
+	}
+	go func() {
+		for {
+			if _, err := b.topic.Next(ctx); err != nil { // judged is taken
+				return
+			}
+		}
+	}()
+	return nil
+}
+
+// judge is the node's: form and signatures, and what passes goes to the machine.
+func (b *benchHost) judge(_ context.Context, _ peer.ID, packed []byte) gossip.Verdict {
+	v, err := b.check(packed)
+	if err != nil {
+		return gossip.Reject
+	}
+	b.mu.Lock()
+	r := b.runner
+	b.mu.Unlock()
+	if r != nil {
+		_ = r.ReceiveValid(v)
+	}
+	return gossip.Accept
+}
+
+func (b *benchHost) check(packed []byte) (consensus.Valid, error) {
+	raw, err := b.codec.Unpack(packed)
+	if err != nil {
+		return consensus.Valid{}, err
+	}
+	m, err := consensus.DecodeMessage(raw)
+	if err != nil {
+		return consensus.Valid{}, err
+	}
+	return b.checker.Check(m)
+}
+
+// Send implements runner.Network as the node does: gossip the first time, later to every peer by itself.
+func (b *benchHost) Send(ctx context.Context, message []byte) error {
+	packed := b.codec.Pack(message)
+	name := protocol.Hash(sha256.Sum256(message))
+	b.mu.Lock()
+	again := b.sent[name]
+	b.sent[name] = true
+	b.mu.Unlock()
+	if !again {
+		return b.topic.Publish(ctx, packed)
+	}
+	for _, p := range b.peers {
+		go b.host.Request(ctx, p, hostsTell, packed)
+	}
+	return nil
+}
+
+// Tell implements runner.Network.
+func (b *benchHost) Tell(to protocol.ID, message []byte) {
+	if p, ok := b.host.PeerOf(to); ok {
+		go b.host.Request(b.ctx, p, hostsTell, b.codec.Pack(message))
+	}
+}
+
+// Fetch implements runner.Network; here nothing is ever missing for long.
+func (b *benchHost) Fetch(context.Context, consensus.Name) ([]byte, error) {
+	return nil, errors.New("not fetched")
+}
+
+func (b *benchHost) close() (err error) {
+	b.mu.Lock()
+	r := b.runner
+	b.mu.Unlock()
+	if r != nil {
+		r.Close()
+	}
+	if b.gossip != nil {
+		b.gossip.Close()
+	}
+	if b.host != nil {
+		err = b.host.Close()
+	}
+	if b.wal != nil {
+		err = errors.Join(err, b.wal.Close())
+	}
+	return err
+}
+
+// instanceClock counts milliseconds since an anchor.
+type instanceClock struct {
+	now    func() time.Time
+	anchor time.Time
+}
+
+func (c instanceClock) Now() int64 { return c.now().Sub(c.anchor).Milliseconds() }
+
+func (c instanceClock) At(millis int64, f func()) (stop func()) {
+	timer := time.AfterFunc(c.anchor.Add(time.Duration(millis)*time.Millisecond).Sub(c.now()), f)
+	return func() { timer.Stop() }
+}
+
+func column(rows [][2]int64, i int) (out []int64) {
+	for _, r := range rows {
+		out = append(out, r[i])
+	}
+	return out
+}
+
+// instance runs one instance on all hosts and returns when those that did decided, in microseconds after the first turn, by
+// the clock and by the processors.
+func (h *hostsBench) instance(ctx context.Context, hosts []*benchHost, instance protocol.Instance) ([][2]int64, error) {
+	parts, err := sim.Cast(h.config(instance))
+	if err != nil {
+		return nil, err
+	}
+	clock := instanceClock{h.now, h.now()}
+	var mu sync.Mutex
+	var took [][2]int64
+	var before time.Duration // processor time at the first turn
+	defer clock.At(parts[0].Setup.Turn(0), func() {
+		mu.Lock()
+		before = processor()
+		mu.Unlock()
+	})()
+	var wg sync.WaitGroup
+	errs := make([]error, len(hosts))
+	for i, b := range hosts {
+		list, in, err := parts[i].Prepare()
+		if err != nil {
+			return nil, err
+		}
+		r, err := runner.New(runner.Config{Machine: parts[i].Setup, Network: b, Clock: clock, Log: b.wal})
+		if err != nil {
+			return nil, err
+		}
+		b.mu.Lock()
+		old := b.runner
+		b.runner = r
+		b.mu.Unlock()
+		if old != nil {
+			old.Close()
+		}
+		wg.Go(func() {
+			errs[i] = func() error {
+				if list != nil {
+					if err := errors.Join(r.Receive(list.Encode()), b.Send(ctx, list.Encode()), r.Input(in)); err != nil {
+						return err
+					}
+				} else {
+					clock.At(h.lead(), func() { _ = r.Input(in) })
+				}
+				out, err := r.Run(ctx)
+				if err != nil {
+					return err
+				}
+				micros, used := h.now().Sub(clock.anchor).Microseconds(), processor()
+				if out.Outcome == consensus.Certified {
+					mu.Lock()
+					alone := (used - before).Microseconds() / int64(runtime.GOMAXPROCS(0))
+					took = append(took, [2]int64{micros - parts[i].Setup.Turn(0)*1000, alone})
+					mu.Unlock()
+				}
+				return nil
+			}()
+		})
+	}
+	wg.Wait()
+	return took, errors.Join(errs...)
+}
+
+// newHostsBench has its logs in a directory of its own, which done removes.
+func newHostsBench(validators, miners int, now func() time.Time) (h *hostsBench, done func(), err error) {
+	dir, err := os.MkdirTemp("", "bzd-bench-")
+	return &hostsBench{validators, miners, now, dir}, func() { os.RemoveAll(dir) }, err
+}
