@@ -217,7 +217,8 @@ func (r *Feasibility) certain(p Params, l Load) {
 		r.NoCertificate = ceilDiv(r.NoCertificate*uint64(l.FaultyPermille), 1000)
 	}
 	if r.NoCertificate > 20_000 {
-		r.Warnings = append(r.Warnings, fmt.Sprintf("with %d‰ of the stake faulty an instance ends without a certificate in up to %d of 1000 cycles, and the model is carried; raise schedule.rounds",
+		r.Warnings = append(r.Warnings, fmt.Sprintf("with %d‰ of the stake faulty an instance ends without a certificate"+
+			" in up to %d of 1000 cycles, and the model is carried; raise schedule.rounds",
 			l.FaultyPermille, r.NoCertificate/1000))
 	}
 	stakes := l.Stakes
@@ -237,7 +238,8 @@ func (r *Feasibility) certain(p Params, l Load) {
 	// 3·largest ≥ total, in 128 bits.
 	times, low := bits.Mul64(largest, 3)
 	if times > high || times == high && low >= total {
-		r.Warnings = append(r.Warnings, fmt.Sprintf("validator %d holds a third of the stake or more; by itself it can keep every certificate from being made, and with a lie have two: spread the stake over at least four",
+		r.Warnings = append(r.Warnings, fmt.Sprintf("validator %d holds a third of the stake or more; by itself it can keep every"+
+			" certificate from being made, and with a lie have two: spread the stake over at least four",
 			at))
 	}
 }
