@@ -62,7 +62,8 @@ those. Every simulated figure is a function of --seed.`)
 	if err := c.parse(args, false); err != nil {
 		return err
 	}
-	if w.Miners < 0 || w.Miners > 4096 || w.Runs < 0 || w.Loss < 0 || w.Loss > 900 || w.Silent < 0 || w.Silent > 333 || w.Slow < 0 || w.Slow > 1000 {
+	within := func(v, most int64) bool { return v >= 0 && v <= most }
+	if !within(int64(w.Miners), 4096) || w.Runs < 0 || !within(int64(w.Loss), 900) || !within(int64(w.Silent), 333) || !within(w.Slow, 1000) {
 		return usageError("--miners 0 to 4096, --runs from 0, --loss 0 to 900, --silent 0 to 333, --slow 0 to 1000")
 	}
 	var r agreementReport
@@ -258,7 +259,8 @@ func (r *agreementReport) print(env environment) {
 	}
 	w.Flush()
 	if m := r.Machine; m != nil {
-		fmt.Fprintf(env.out, "\nthe machine: %.0f messages a second on one processor, signatures apart (%d messages of one W among %d); %.0f µs to decode and verify a vote\n",
+		fmt.Fprintf(env.out, "\nthe machine: %.0f messages a second on one processor, signatures apart (%d messages of one W among %d);"+
+			" %.0f µs to decode and verify a vote\n",
 			m.PerSecond, m.Messages, m.Validators, m.CheckMicros)
 	}
 	if len(r.Hosts) > 0 {

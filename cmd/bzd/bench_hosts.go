@@ -133,7 +133,10 @@ func (h *hostsBench) start(ctx context.Context) ([]*benchHost, error) {
 	codec := wire.New(setup.Network, setup.Snapshot)
 	var hosts []*benchHost
 	for _, part := range parts {
-		b := &benchHost{ctx: ctx, part: part, codec: codec, checker: consensus.NewChecker(setup.Network, setup.Snapshot), sent: make(map[protocol.Hash]bool)}
+		b := &benchHost{
+			ctx: ctx, part: part, codec: codec, checker: consensus.NewChecker(setup.Network, setup.Snapshot),
+			sent: make(map[protocol.Hash]bool),
+		}
 		if err := b.start(ctx, h); err != nil {
 			return hosts, errors.Join(err, b.close())
 		}

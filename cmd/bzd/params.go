@@ -105,7 +105,8 @@ func printFit(out io.Writer, d paramsDocument, fit protocol.Feasibility) {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", f.Phase, span(f.Have), span(f.Need), says, f.Needs)
 	}
 	w.Flush()
-	fmt.Fprintf(out, "\na margin of %d.%d%% is asked of all but the last two; with %d.%d%% of the stake faulty, at most %s of the instances have no certificate\n",
+	fmt.Fprintf(out, "\na margin of %d.%d%% is asked of all but the last two; with %d.%d%% of the stake faulty,"+
+		" at most %s of the instances have no certificate\n",
 		l.MarginPermille/10, l.MarginPermille%10, l.FaultyPermille/10, l.FaultyPermille%10, ppm(fit.NoCertificate))
 	for _, warning := range fit.Warnings {
 		fmt.Fprintf(out, "warning: %s\n", warning)

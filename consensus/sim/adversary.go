@@ -307,9 +307,10 @@ func (s *Spammer) Out(n *Node, to int, m consensus.Message, _ protocol.Record) [
 	commit := protocol.ScoreCommit{
 		Version: protocol.Version, Network: setup.Network, Cycle: setup.Cycle, Validator: setup.Self, Digest: noise,
 	}
-	list := protocol.List{Version: protocol.Version, Network: setup.Network, Cycle: setup.Cycle, Validator: setup.Self, Entries: []protocol.ListEntry{
-		{Miner: protocol.ID{s.said}, Group: "go", Manifest: setup.Network, State: protocol.ListHeld},
-	}}
+	list := protocol.List{
+		Version: protocol.Version, Network: setup.Network, Cycle: setup.Cycle, Validator: setup.Self,
+		Entries: []protocol.ListEntry{{Miner: protocol.ID{s.said}, Group: "go", Manifest: setup.Network, State: protocol.ListHeld}},
+	}
 	posts = append(posts, sign(n, &vote)...)
 	posts = append(posts, sign(n, &commit)...)
 	posts = append(posts, sign(n, &list)...)

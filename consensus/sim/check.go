@@ -100,8 +100,9 @@ func (r *Result) ended(n *Node, add report) {
 		add(Termination, "%s had no output by %d ms", n.name(), r.deadline)
 		return
 	}
-	if last := len(n.Outputs) - 1; last > 1 || last == 1 && (!n.Outputs[1].Output.Late || n.Outputs[0].Output.Outcome != consensus.Fallback) {
-		add(Termination, "%s had %d outputs", n.name(), last+1)
+	first, last := n.Outputs[0].Output, n.Outputs[len(n.Outputs)-1].Output
+	if n := len(n.Outputs); n > 2 || n == 2 && (!last.Late || first.Outcome != consensus.Fallback) {
+		add(Termination, "a validator had %d outputs", n)
 	}
 }
 

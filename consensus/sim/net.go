@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"fmt"
 	"math/bits"
 	"slices"
 
@@ -309,7 +310,7 @@ func (n *network) deliver(from, to *Node, e *envelope, told bool) {
 	}
 	err := n.step(to.Machine, e)
 	if errors.Is(err, consensus.ErrPeer) && to.bad == nil && from.bad == nil && e.signer >= 0 && n.nodes[e.signer].bad == nil {
-		n.result.Blamed = append(n.result.Blamed, to.name()+" refused "+n.describe(e)+" of "+n.nodes[e.signer].name()+": "+err.Error())
+		n.result.Blamed = append(n.result.Blamed, fmt.Sprintf("%s refused %s of %s: %v", to.name(), n.describe(e), name(e.signer), err))
 	}
 	if err == nil && !told {
 		to.line.heard = append(to.line.heard, e)

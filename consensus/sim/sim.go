@@ -211,7 +211,10 @@ func newNetwork(cfg Config) (*network, error) {
 	if cfg.Miners == 0 {
 		cfg.Miners = 3
 	}
-	n := &network{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0)), envelopes: make(map[string]*envelope), derived: make(map[protocol.Hash]derived)}
+	n := &network{
+		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0)),
+		envelopes: make(map[string]*envelope), derived: make(map[protocol.Hash]derived),
+	}
 	n.result.commits, n.latest = make(map[protocol.Hash]bool), cfg.Start
 	for _, skew := range cfg.Skew {
 		n.latest = max(n.latest, cfg.Start-skew)

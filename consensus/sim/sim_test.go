@@ -77,8 +77,8 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
-// random draws a hostile network: 4 to 10 validators, now and then up to 20, up to a third of the stake dishonest or offline, loss, partitions,
-// crashes, skewed clocks, gossip or direct messages.
+// random draws a hostile network: 4 to 10 validators, now and then up to 20, up to a third of the stake dishonest or offline,
+// loss, partitions, crashes, skewed clocks, gossip or direct messages.
 func random(seed uint64) Config {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	n := 4 + rng.IntN(7)
@@ -299,7 +299,8 @@ func TestQueue(t *testing.T) {
 		}
 		got = append(got, e)
 	}
-	if len(got) != 1000 || !slices.IsSortedFunc(got, func(a, b event) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.seq, b.seq)) }) {
+	order := func(a, b event) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.seq, b.seq)) }
+	if len(got) != 1000 || !slices.IsSortedFunc(got, order) {
 		t.Errorf("%d events, in disorder", len(got))
 	}
 }

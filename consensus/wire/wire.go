@@ -103,7 +103,8 @@ func dictionary(network protocol.Link, s protocol.Snapshot) []byte {
 		protocol.ScoreVector{Network: network, Groups: []protocol.GroupRows{{Rows: []protocol.Row{{Status: 1}, {Status: 1}}}}},
 		protocol.List{Network: network, Entries: []protocol.ListEntry{{Manifest: network, State: 1}, {Manifest: network, State: 1}}},
 		protocol.Proposal{Network: network, Value: protocol.Value{
-			Weights: &protocol.WeightsValue{Weights: []protocol.MinerWeight{{Status: 1}, {Status: 1}}}, Merge: &protocol.MergeValue{Next: network},
+			Weights: &protocol.WeightsValue{Weights: []protocol.MinerWeight{{Status: 1}, {Status: 1}}},
+			Merge:   &protocol.MergeValue{Next: network},
 		}},
 		protocol.ScoreCommit{Network: network},
 		protocol.StatusVote{Network: network},
