@@ -70,6 +70,7 @@ func (m HostMemory) Total() (t int64) {
 // all frozen matrices in memory at once, the batch in one piece and, if state is set, moments in float32. The last two show
 // in the result. Without any way that fits the error, which wraps backend.ErrOutOfMemory, says what would.
 func FitHost(h Host, limit int64, state bool) (HostFitted, error) {
+	usable := limit - limit/reserve
 	halves := []bool{h.Half}
 	if state && !h.Half {
 		halves = []bool{false, true}
@@ -79,12 +80,12 @@ func FitHost(h Host, limit int64, state bool) (HostFitted, error) {
 		for _, micro := range pieces(h.Batch) {
 			for _, recompute := range []bool{false, true} {
 				f := h.fitted(micro, recompute)
-				if free := limit - f.Memory.Total(); free >= 0 {
+				if f.Memory.Total() <= usable {
 					return f, nil
 				}
 			}
 			f := h.fitted(micro, true)
-			over := f.Memory.Total() - limit
+			over := f.Memory.Total() - usable
 			if room := f.Room - over; room >= min(f.Room, h.floor()) {
 				f.Room, f.Memory.Mapped = room, room
 				return f, nil
@@ -93,6 +94,9 @@ func FitHost(h Host, limit int64, state bool) (HostFitted, error) {
 	}
 	return HostFitted{}, h.refusal(limit, state)
 }
+
+// reserve is the part of a limit, one of so many, that is left for what no plan knows of.
+const reserve = 24
 
 // fitted is one way, with all matrices in memory.
 func (h Host) fitted(micro int, recompute bool) HostFitted {
@@ -149,9 +153,11 @@ func (h Host) refusal(limit int64, state bool) error {
 	const mib = 1 << 20
 	least := func(h Host) int64 {
 		f := h.fitted(1, true)
-		return f.Memory.Total() - f.Room + min(f.Room, h.floor())
+		need := f.Memory.Total() - f.Room + min(f.Room, h.floor())
+		return (need*reserve + reserve - 2) / (reserve - 1)
 	}
-	text := fmt.Sprintf("training needs at least %d MiB with one sequence at a time and recomputation, and may use %d MiB", (least(h)+mib-1)/mib, limit/mib)
+	text := fmt.Sprintf("training needs at least %d MiB with one sequence at a time and recomputation, and may use %d MiB",
+		(least(h)+mib-1)/mib, limit/mib)
 	var ways []string
 	if half := h; !h.Half && !state {
 		if half.Half = true; least(half) <= limit {

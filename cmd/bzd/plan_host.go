@@ -31,7 +31,7 @@ func (p *memoryPlan) fitHost(c *common, dir string, o *local.TrainOptions, seq i
 	if limit == 0 {
 		limit = math.MaxInt64
 	}
-	f, err := training.FitHost(h, limit-limit/24, auto) // some for what no plan knows of
+	f, err := training.FitHost(h, limit, auto)
 	if err != nil {
 		return false, err
 	}

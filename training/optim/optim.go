@@ -163,7 +163,8 @@ func (o *AdamW) Restore(s State) error {
 	}
 	switch {
 	case s.Len() != n || s.Steps < 0:
-		return fmt.Errorf("optim: state of %d and %d moments after %d steps, parameters have %d values", len(s.M)+len(s.HalfM), len(s.V)+len(s.HalfV), s.Steps, n)
+		return fmt.Errorf("optim: state of %d and %d moments after %d steps, parameters have %d values",
+			len(s.M)+len(s.HalfM), len(s.V)+len(s.HalfV), s.Steps, n)
 	case n > 0 && s.Half() != o.Half:
 		kind := map[bool]string{false: "float32", true: "bfloat16"}
 		return fmt.Errorf("optim: state with moments in %s, this optimizer keeps them in %s", kind[s.Half()], kind[o.Half])
