@@ -114,7 +114,7 @@ func ProductionParams() Params {
 // DemoParams are ProductionParams made cheap enough for a laptop: fewer samples, a short grid, a weak bound.
 func DemoParams() Params {
 	p := ProductionParams()
-	p.ScoreSamples, p.MergeSamples, p.ExcludeCycles = 32, 30, 2
+	p.ScoreSamples, p.MergeSamples, p.ExcludeCycles = 32, 16, 2
 	p.AlphaGrid = []Rational{{0, 1}, {1, 2}, {1, 1}}
 	p.ConfidenceMilli = 1000
 	p.CanaryToleranceNano = 10_000_000 // a weak bound on few samples would veto noise
