@@ -132,12 +132,12 @@ func TestMinersMemory(t *testing.T) {
 	if m, _ := n.recall(8, p, [32]byte{}); m.Feedback != nil || m.Moments != nil || len(troubles) != 1 || !strings.Contains(troubles[0], "another group") {
 		t.Errorf("another group goes on with it, %q", troubles)
 	}
+	n = start("ledger")
 	for _, path := range []string{n.feedbackFile(), n.momentsFile()} {
 		if err := os.Truncate(path, 100); err != nil {
 			t.Fatal(err)
 		}
 	}
-	n = start("ledger")
 	if m, _ := n.recall(8, p, [32]byte{}); m.Feedback != nil || m.Moments != nil || len(troubles) != 2 {
 		t.Errorf("a damaged disk: %+v, %q", m, troubles)
 	}

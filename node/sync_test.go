@@ -62,9 +62,9 @@ func TestSync(t *testing.T) {
 		return bytes, moved
 	}
 	size := directory(t, r.people["validator-4"].node.content.checkpointDir(third.Next))
-	// One checkpoint, and if it came too late for the cycle of that one, what the next changed; never a file twice.
+	// One checkpoint, and as often as it came too late for the cycle of that one, what the next changed; never a file twice.
 	bytes, moved := fetched("validator-4")
-	if most := size.all + int64(len(moved)-1)*size.changing; len(moved) < 1 || len(moved) > 2 || bytes > most+size.all/10 {
+	if most := size.all + int64(len(moved)-1)*size.changing; len(moved) < 1 || len(moved) > 3 || bytes > most+size.all/10 {
 		t.Errorf("the late validator fetched %d bytes in %d checkpoints; one has %d, of which a merge changes %d", bytes, len(moved), size.all, size.changing)
 	}
 	t.Logf("joined in cycle %d; a checkpoint has %d bytes, of which a merge changes %d", third.Cycle, size.all, size.changing)
