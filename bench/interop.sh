@@ -39,4 +39,8 @@ done
 "$venv/bin/python" "$here/fetch.py" "$work/result.json" "$work/fetched"
 "$venv/bin/python" "$here/interop.py" "$bzd" "$work/fetched"
 
+kill "$net"
+wait "$net" || true
+net=
+
 "$here/families.sh" "$bzd" "$venv" "$work/families"
