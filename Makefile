@@ -79,7 +79,7 @@ arm64:
 
 # The race detector needs cgo. By itself it looks at the packages that use goroutines.
 RACE ?= ./training ./training/data ./validation ./content ./content/blockstore ./content/exchange ./content/gateway \
-	./consensus/runner ./consensus/wire ./consensus/beacon ./consensus/chain/... ./p2p/... ./node
+	./consensus/runner ./consensus/wire ./consensus/beacon ./consensus/chain/... ./p2p/...
 race:
 	CGO_ENABLED=1 $(GO) test -race -short $(RACE)
 
