@@ -136,6 +136,7 @@ agreement-sweep:
 	$(GO) test ./consensus/sim -count=1 -timeout 60m -runs 10000 -long
 
 nightly: export FAMILIES = olmoe mixtral qwen2_moe qwen3_moe
+nightly: export CI = 1
 nightly: test lint genesis-verify interop
 	BZD_EMULATE=all $(GO) test ./training/cuda ./training/cuda/emu
 	$(MAKE) race RACE=./...

@@ -19,6 +19,9 @@ import (
 // system what they held at most: about what was planned. With less of the model in memory the delta and the score are the
 // same. What cannot be done is refused.
 func TestTrainMemory(t *testing.T) {
+	if os.Getenv("CI") == "" {
+		t.Skip("trains models of 300 MiB; it runs where CI is set")
+	}
 	if testing.Short() {
 		t.Skip("writes a model of 300 MiB")
 	}
