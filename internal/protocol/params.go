@@ -114,13 +114,13 @@ func ProductionParams() Params {
 // DemoParams are ProductionParams made cheap enough for a laptop: fewer samples, a short grid, a weak bound.
 func DemoParams() Params {
 	p := ProductionParams()
-	p.ScoreSamples, p.MergeSamples, p.ExcludeCycles = 32, 16, 2
+	p.ScoreSamples, p.MergeSamples, p.ExcludeCycles = 32, 32, 2
 	p.AlphaGrid = []Rational{{0, 1}, {1, 2}, {1, 1}}
 	p.ConfidenceMilli = 1000
 	p.CanaryToleranceNano = 10_000_000 // a weak bound on few samples would veto noise
 	p.Schedule = Schedule{             // ends in time with rounds of 0.7 s and longer; a dev chain makes a block per round
-		Commit: 3, Custody: 4, Open: 5, Evaluate: 12, Search: 4, End: 18,
-		DeltaMillis: 100, Rounds: 2, CycleBlocks: 19,
+		Commit: 7, Custody: 8, Open: 9, Evaluate: 16, Search: 6, End: 24,
+		DeltaMillis: 100, Rounds: 2, CycleBlocks: 25,
 	}
 	return p
 }

@@ -404,7 +404,7 @@ func (w *network) measure(ctx context.Context) error {
 	need := max(
 		scored*perSample/float64(s.Evaluate-s.Open-1),
 		searched*perSample/float64(s.Search),
-		float64(w.Miners)*3*4096/float64(seq)*perSample/float64(s.Commit), // a training step costs about three passes
+		float64(w.Miners)*2.5*local.DefaultTokens/float64(seq)*perSample/float64(s.Commit), // a training step costs about as much
 	)
 	headroom := w.Headroom
 	if headroom == 0 {

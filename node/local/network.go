@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/blockzero-net/bzd/content/checkpoint"
 	"github.com/blockzero-net/bzd/internal/protocol"
@@ -21,9 +22,14 @@ type Network struct {
 	// Measured, if not nil, is called after every measurement with its number of sequences. It may be set between jobs.
 	Measured func(sequences int)
 
-	probes map[string]validation.Set
-	probe  map[string][]data.Sample
+	probes map[string]func() (probe, error) // of the domains in Data, drawn when they are asked for: a miner never does
 	spare  *training.Spare
+}
+
+// probe is the fixed draw of a domain that the node watches itself by, in no cycle's draw.
+type probe struct {
+	samples []data.Sample
+	ids     validation.Set
 }
 
 // ErrWrongData is wrapped when a dataset is not the one that the genesis names.
@@ -41,7 +47,7 @@ func NewNetwork(g protocol.Genesis, sets []*data.Dataset) (*Network, error) {
 	if err := g.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Network{Genesis: g, Data: map[string]*data.Dataset{}, probes: map[string]validation.Set{}, probe: map[string][]data.Sample{}, spare: &training.Spare{}}
+	n := &Network{Genesis: g, Data: map[string]*data.Dataset{}, probes: map[string]func() (probe, error){}, spare: &training.Spare{}}
 	for _, d := range sets {
 		dom, ok := g.Domain(d.Name())
 		if !ok {
@@ -60,16 +66,21 @@ func NewNetwork(g protocol.Genesis, sets []*data.Dataset) (*Network, error) {
 				d.Name(), have, need, (need-have)*int64(n.window())*1000/int64(d.HeldOutPermille())>>10)
 		}
 		n.Data[d.Name()] = d
-		s, err := d.Draw(seedOf("probe", d.Name()), int(g.Params.ProbeSamples), n.window(), nil)
-		if err != nil {
-			return nil, err
-		}
-		n.probe[d.Name()], n.probes[d.Name()] = s, validation.Set{}
-		for _, x := range s {
-			n.probes[d.Name()][x.ID()] = struct{}{}
-		}
+		n.probes[d.Name()] = sync.OnceValues(func() (probe, error) { return n.drawProbe(d) })
 	}
 	return n, nil
+}
+
+func (n *Network) drawProbe(d *data.Dataset) (probe, error) {
+	s, err := d.Draw(seedOf("probe", d.Name()), int(n.Genesis.Params.ProbeSamples), n.window(), nil)
+	if err != nil {
+		return probe{}, err
+	}
+	p := probe{samples: s, ids: validation.Set{}}
+	for _, x := range s {
+		p.ids[x.ID()] = struct{}{}
+	}
+	return p, nil
 }
 
 // window is the bytes of a sample.
@@ -122,7 +133,11 @@ func (n *Network) Draw(t Tokenizer, domain string, cycle uint64, beacons []valid
 	if most := int(n.Genesis.Params.ExcludeCycles) + 1; len(beacons) > most {
 		beacons = beacons[:most]
 	}
-	return validation.Draw(pool{d, n.window(), n.seq(t), t}, domain, cycle, beacons, n.quota(domain), n.probes[domain])
+	p, err := n.probes[domain]()
+	if err != nil {
+		return nil, nil, err
+	}
+	return validation.Draw(pool{d, n.window(), n.seq(t), t}, domain, cycle, beacons, n.quota(domain), p.ids)
 }
 
 // Probe measures the fixed probe of every domain present: the mean loss in nats per token. No decision rests on it.
@@ -132,9 +147,13 @@ func (n *Network) Probe(ctx context.Context, p *Phi, workers int) (map[string]fl
 
 func (n *Network) measureProbe(ctx context.Context, p *Phi, workers int) (map[string]float64, error) {
 	out := map[string]float64{}
-	for domain, drawn := range n.probe {
-		samples := make([]validation.Sample, len(drawn))
-		for i, s := range drawn {
+	for domain, draw := range n.probes {
+		drawn, err := draw()
+		if err != nil {
+			return nil, err
+		}
+		samples := make([]validation.Sample, len(drawn.samples))
+		for i, s := range drawn.samples {
 			samples[i] = validation.Sample{ID: s.ID(), Document: s.Document, Tokens: p.Tokens.sample(s.Text, n.seq(p.Tokens))}
 		}
 		l, err := n.losses(p.Model, p.Tokens, workers, nil)(ctx, samples)

@@ -56,9 +56,12 @@ func (n *Network) DefaultTrain(group, seed string, cycle uint64) TrainOptions {
 	return o
 }
 
+// DefaultTokens is what a miner trains on per cycle, replay included, unless told otherwise.
+const DefaultTokens = 12288
+
 // DefaultTrain is what a miner of a network with sparse deltas does unless told otherwise.
 func DefaultTrain(group, seed string, cycle uint64) TrainOptions {
-	return TrainOptions{Group: group, Seed: seed, Cycle: cycle, Tokens: 4096, Batch: 2, Replay: 1, LearningRate: 4e-3, Warmup: 1,
+	return TrainOptions{Group: group, Seed: seed, Cycle: cycle, Tokens: DefaultTokens, Batch: 2, Replay: 1, LearningRate: 4e-3, Warmup: 1,
 		Lead: 0.5}
 }
 
