@@ -83,6 +83,7 @@ func TestHostileAmongHonest(t *testing.T) {
 			for _, n := range append(honest, hostile) {
 				connect(t, victim.host, n.host)
 			}
+			waitFor(t, "the peers to be known", func() bool { return len(victim.guard.good()) == 6 })
 			p, err := victim.FetchFrom(within(t, 30*time.Second), hostile.host.ID(), cids, roomy, nil)
 			must(t, err)
 			extra := int(p.Wasted)
