@@ -75,8 +75,8 @@ func benchContent(ctx context.Context, env environment, args []string) (err erro
 
 Measures how fast a checkpoint of random bytes is imported into a block store and fetched from one process by another over
 TCP, both durable when they end, beside what this machine's processor, disk and connections do at best, and beside kubo if
-there is one: same chunks, same CID, and each fetches from the other. Then how much moves when one of four expert groups has changed and after a fetch was
-killed at half, what a peer costs that never answers, and how much memory all of that takes.`)}
+there is one: same chunks, same CID, and each fetches from the other. Then how much moves when one of four expert groups has
+changed and after a fetch was killed at half, what a peer costs that never answers, and how much memory all of that takes.`)}
 	b.set.Var(&b.size, "size", "of the checkpoint, such as 4GiB")
 	b.set.IntVar(&b.rounds, "rounds", 3, "how often everything is measured, in turn")
 	b.set.StringVar(&b.kubo, "kubo", "", "`PROGRAM` to compare with: kubo's ipfs")
@@ -211,7 +211,8 @@ func (b *contentBench) run(ctx context.Context) (r contentReport, err error) {
 	}
 	r.Hash, r.Write, r.Stream, r.Import, r.Fetch = middle(all.hash), middle(all.write), middle(all.stream), middle(all.imp),
 		middle(all.fetch)
-	r.KuboImport, r.KuboFetch, r.KuboServed, r.KuboGave = middle(all.kimp), middle(all.kfetch), middle(all.served), middle(all.given)
+	r.KuboImport, r.KuboFetch = middle(all.kimp), middle(all.kfetch)
+	r.KuboServed, r.KuboGave = middle(all.served), middle(all.given)
 	r.ImportRatio, r.FetchRatio, r.StreamRatio = middle(all.rimp), middle(all.rfetch), middle(all.rstream)
 	if !b.brief {
 		if err := b.moves(ctx, &r, src, group); err != nil {
@@ -451,7 +452,8 @@ func (r contentReport) print(env environment) error {
 		name string
 		rate float64
 	}{{"SHA-256, one core", r.Hash}, {"writing a file, flushed", r.Write}, {"libp2p stream", r.Stream}, {"import", r.Import},
-		{"import by kubo", r.KuboImport}, {"fetch", r.Fetch}, {"fetch from kubo by kubo", r.KuboFetch}, {"fetch from bzd by kubo", r.KuboServed}, {"fetch from kubo", r.KuboGave}} {
+		{"import by kubo", r.KuboImport}, {"fetch", r.Fetch}, {"fetch from kubo by kubo", r.KuboFetch},
+		{"fetch from bzd by kubo", r.KuboServed}, {"fetch from kubo", r.KuboGave}} {
 		if x.rate > 0 {
 			fmt.Fprintf(w, "%s\t%.0f MB/s\t\n", x.name, x.rate)
 		}
