@@ -52,9 +52,10 @@ type Config struct {
 
 // Discovery announces what this host has and finds who else has it. Its methods may be called at the same time.
 type Discovery struct {
-	dht   *dht.IpfsDHT
-	guard *guard
-	clock p2p.Clock
+	dht     *dht.IpfsDHT
+	guard   *guard
+	clock   p2p.Clock
+	provide func(context.Context, cid.Cid, bool) error // of dht
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -89,9 +90,14 @@ func New(h host.Host, cfg Config) (*Discovery, error) {
 		d.guard.close()
 		return nil, err
 	}
+	d.provide = d.dht.Provide
+	d.start()
+	return d, nil
+}
+
+func (d *Discovery) start() {
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.work.Go(d.run)
-	return d, nil
 }
 
 // Close ends everything that New started and waits for it.
@@ -159,7 +165,7 @@ func (d *Discovery) announce(roots []cid.Cid) bool {
 	ok := true
 	for _, c := range roots {
 		ctx, cancel := context.WithTimeout(d.ctx, announceTime)
-		ok = d.dht.Provide(ctx, c, true) == nil && ok
+		ok = d.provide(ctx, c, true) == nil && ok
 		cancel()
 	}
 	return ok

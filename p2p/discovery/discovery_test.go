@@ -3,7 +3,10 @@ package discovery
 import (
 	"context"
 	"encoding/binary"
+	"errors"
+	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -110,6 +113,39 @@ func TestFind(t *testing.T) {
 			t.Error("a peer that does not serve answers")
 		}
 	}
+}
+
+// TestAgain: what nobody took is announced again soon, what somebody took in intervals, and something else not at once.
+func TestAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin, alone := time.Now(), true
+		var times []time.Duration
+		var what []cid.Cid
+		d := &Discovery{clock: systemClock{}, roots: make(chan []cid.Cid, 1), provide: func(_ context.Context, c cid.Cid, _ bool) error {
+			times, what = append(times, time.Since(begin)), append(what, c)
+			if alone {
+				return errors.New("nobody is there")
+			}
+			return nil
+		}}
+		d.start()
+		d.Announce(root(1))
+		<-time.After(firstRetry + firstRetry/2)
+		alone = false
+		<-time.After(time.Hour)
+		d.Announce(root(2))
+		<-time.After(pause / 2)
+		d.Announce(root(3))
+		d.Announce(root(4))
+		<-time.After(again + pause)
+		d.cancel()
+		d.work.Wait()
+		next := firstRetry + firstRetry/2 + time.Hour
+		wantTimes := []time.Duration{0, firstRetry, 3 * firstRetry, next, next + pause, next + pause + again}
+		if want := []cid.Cid{root(1), root(1), root(1), root(2), root(4), root(4)}; !slices.Equal(times, wantTimes) || !slices.Equal(what, want) {
+			t.Errorf("announced %v at %v, want %v at %v", what, times, want, wantTimes)
+		}
+	})
 }
 
 // TestFlood: peers that speak for nobody make as many records as one participant may, however many they are, and what
