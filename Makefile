@@ -124,12 +124,16 @@ bench-frontier: build
 bench-content:
 	bench/content/run.sh
 
+# kubo as it was released, for comparison (needs the module proxy).
+out/ipfs: bench/kubo/go.mod
+	cd bench/kubo && $(GO) build -trimpath -o ../../$@ github.com/ipfs/kubo/cmd/ipfs
+
 # Loads checkpoints in transformers and compares them with bzd, and models of every family that transformers writes; a
-# network trains those of FAMILIES. VENV must have torch and transformers; it is made if missing, and so is another beside
-# it with transformers 5 (needs a package registry).
+# network trains those of FAMILIES. Kubo fetches a network's checkpoint and gives it back. VENV must have torch and
+# transformers; it is made if missing, and so is another beside it with transformers 5 (needs a package registry).
 VENV ?= out/venv
-interop: build
-	bench/interop.sh $(BZD) $(VENV) $(PYTHON)
+interop: build out/ipfs
+	bench/interop.sh $(BZD) $(VENV) $(PYTHON) out/ipfs
 
 # Ten thousand hostile networks, and the larger forms of the agreement's other properties.
 agreement-sweep:
@@ -146,6 +150,7 @@ nightly: test lint genesis-verify interop
 	$(GO) test -run Kill -count=20 ./content/blockstore ./content/exchange
 	$(MAKE) agreement-sweep
 	$(MAKE) bench-learning
+	bench/content/run.sh --size 1GiB --rounds 1 --brief
 
 clean:
 	rm -rf bin out

@@ -1,9 +1,10 @@
 #!/bin/sh
 # Loads checkpoints in Hugging Face transformers and compares tokenizer, losses and greedy continuations with bzd's own: one
-# that a rehearsal trained and exported, and one that a network of nodes agreed on, fetched over its IPFS gateway.
-# Usage: interop.sh BZD VENV PYTHON
+# that a rehearsal trained and exported, and one that a network of nodes agreed on, fetched over its IPFS gateway. Kubo
+# fetches the latter over bitswap and gives it to others.
+# Usage: interop.sh BZD VENV PYTHON IPFS
 set -eu
-bzd=$1 venv=$2 python=$3
+bzd=$1 venv=$2 python=$3 ipfs=$4
 here=$(dirname "$0")
 if [ ! -x "$venv/bin/python" ]; then
 	"$python" -m venv "$venv"
@@ -38,6 +39,10 @@ until grep -q 'serving at' "$work/log"; do
 done
 "$venv/bin/python" "$here/fetch.py" "$work/result.json" "$work/fetched"
 "$venv/bin/python" "$here/interop.py" "$bzd" "$work/fetched"
+
+peer=$(sed -n 's/.*bootstrap node at \[\([^] ]*\).*/\1/p' "$work/log")
+checkpoint=$(sed -n 's/^  "checkpoint": "\(.*\)",*$/\1/p' "$work/result.json")
+BZD_KUBO=$(realpath "$ipfs") BZD_KUBO_PEER=$peer BZD_KUBO_CHECKPOINT=$checkpoint go test -count=1 -run 'TestKubo$' -v ./cmd/bzd
 
 kill "$net"
 wait "$net" || true

@@ -21,6 +21,7 @@ type Config struct {
 	Group     string             // that a miner serves
 	Listen    []string           // multiaddresses; none: the node only dials
 	Bootstrap []string           // multiaddresses with /p2p/<peer id>
+	DHT       bool               // find checkpoints at nodes that are no peers yet, and be found; see p2p/discovery
 	Gateway   string             // address of the HTTP gateway, such as 127.0.0.1:0; empty: none
 
 	Quota int // MiB that the block store may hold, 0: what the disk has; see blockstore.Options

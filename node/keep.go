@@ -37,13 +37,18 @@ func owner(kind, format string, args ...any) blockstore.Owner {
 
 // pinGenesis keeps what the node works with for as long as it is of this network.
 func (n *Node) pinGenesis(ctx context.Context) error {
-	p := blockstore.Pin{Owner: owner(pinNetwork, "%s", n.cfg.Network), Blocks: []cid.Cid{n.cfg.Network.Cid()}}
+	return n.store.Pin(ctx, blockstore.Pin{
+		Owner: owner(pinNetwork, "%s", n.cfg.Network), Blocks: []cid.Cid{n.cfg.Network.Cid()}, Roots: n.texts()})
+}
+
+// texts are the datasets that this node's roles need.
+func (n *Node) texts() (records []cid.Cid) {
 	for _, d := range n.genesis.Domains {
 		if n.needs(d.Name) {
-			p.Roots = append(p.Roots, d.Dataset.Cid())
+			records = append(records, d.Dataset.Cid())
 		}
 	}
-	return n.store.Pin(ctx, p)
+	return records
 }
 
 // pinCheckpoint keeps a checkpoint that is about to be fetched, or was made here.

@@ -223,6 +223,7 @@ func (r *rig) config(p *person) Config {
 	c := Config{Dir: filepath.Join(r.dir, p.name), Network: r.world.link, Roles: p.roles, ID: p.id, Key: p.key, Group: p.group,
 		Listen: []string{"/ip4/127.0.0.1/tcp/0"}, Bootstrap: r.seed, Threads: 1, Seed: p.name, Behaviour: p.behaviour, Now: time.Now,
 		Events: func(e Event) { r.note(p.name, e) }}
+	c.DHT = p.roles.Has(protocol.RoleBootstrap)
 	if p.roles.Has(protocol.RoleGateway) {
 		c.Gateway = "127.0.0.1:0"
 	}

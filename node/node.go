@@ -19,6 +19,7 @@ import (
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/node/local"
 	"github.com/blockzero-net/bzd/p2p"
+	"github.com/blockzero-net/bzd/p2p/discovery"
 	"github.com/blockzero-net/bzd/p2p/gossip"
 	"github.com/blockzero-net/bzd/training/cpu"
 )
@@ -33,6 +34,7 @@ type Node struct {
 	host    *p2p.Host
 	content *files
 	gossip  *gossip.Gossip
+	finder  *discovery.Discovery // nil without Config.DHT
 	beacon  *beacon.Cache
 	closers []func() error
 
@@ -105,7 +107,15 @@ func New(cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	n.closers = append(n.closers, n.host.Close)
-	x := exchange.New(n.host.Libp2p(), n.store, exchange.Config{})
+	var c exchange.Config
+	if cfg.DHT {
+		if n.finder, err = n.discover(); err != nil {
+			return nil, err
+		}
+		n.closers = append(n.closers, n.finder.Close)
+		c.Finder = n.finder
+	}
+	x := exchange.New(n.host.Libp2p(), n.store, c)
 	n.closers = append(n.closers, x.Close)
 	n.content = &files{Exchange: x, dir: filepath.Join(cfg.Dir, "checkpoints"), report: n.event, now: cfg.Now,
 		serves: !cfg.Roles.Has(protocol.RoleMiner) && !cfg.Roles.Has(protocol.RoleValidator)}
@@ -150,6 +160,17 @@ func (n *Node) listen() (*p2p.Host, error) {
 		}
 	}
 	return h, nil
+}
+
+// discover joins the network's DHT: all but miners, who may be behind a NAT, answer others from the start.
+func (n *Node) discover() (*discovery.Discovery, error) {
+	return discovery.New(n.host.Libp2p(), discovery.Config{
+		Network: n.cfg.Network, Clock: n.host.Clock(),
+		Server: n.cfg.Roles&^protocol.RoleMiner != 0,
+		Participant: func(p peer.ID) (protocol.ID, bool) {
+			standing, id := n.host.Standing(p)
+			return id, standing == p2p.Bound
+		}})
 }
 
 // Addrs are the addresses that others can dial.

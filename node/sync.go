@@ -90,6 +90,9 @@ func (n *Node) moveTo(ctx context.Context, l protocol.Link) error {
 	if err != nil {
 		return err
 	}
+	if n.finder != nil {
+		n.finder.Announce(append(n.texts(), l.Cid())...) // checkpoints before it are for peers that ask
+	}
 	if !n.cfg.Roles.Has(protocol.RoleMiner) && !n.cfg.Roles.Has(protocol.RoleValidator) {
 		n.phi = &local.Phi{Link: l} // held and served, not computed with
 		return nil

@@ -46,6 +46,8 @@ type contentReport struct {
 	KuboImport float64 `json:"kubo_import_mb_s,omitempty"`
 	Fetch      float64 `json:"fetch_mb_s"` // between two processes, durable
 	KuboFetch  float64 `json:"kubo_fetch_mb_s,omitempty"`
+	KuboServed float64 `json:"kubo_fetch_from_bzd_mb_s,omitempty"`
+	KuboGave   float64 `json:"fetch_from_kubo_mb_s,omitempty"`
 
 	ImportRatio float64 `json:"import_to_kubo,omitempty"` // medians of the ratios of each round
 	FetchRatio  float64 `json:"fetch_to_kubo,omitempty"`
@@ -56,11 +58,10 @@ type contentReport struct {
 	Sync          float64 `json:"sync_to_group,omitempty"`      // bytes that move when one of four groups has changed, to its bytes
 	Resumed       float64 `json:"resumed_to_all,omitempty"`     // bytes that move in a fetch after one that was killed at half
 
-	Idle   uint64 `json:"idle_peak_bytes"`   // most memory of a process that does nothing with a store and a host
-	Peaks  peaks  `json:"peak_bytes"`        // most memory of the others
-	Above  uint64 `json:"above_idle_bytes"`  // the largest of them, less idle
-	Cid    string `json:"checkpoint"`        // of the first round
-	Agrees bool   `json:"kubo_has_same_cid"` // true without kubo
+	Idle  uint64 `json:"idle_peak_bytes"`  // most memory of a process that does nothing with a store and a host
+	Peaks peaks  `json:"peak_bytes"`       // most memory of the others
+	Above uint64 `json:"above_idle_bytes"` // the largest of them, less idle
+	Cid   string `json:"checkpoint"`       // of the first round; kubo's too
 }
 
 type peaks struct {
@@ -74,8 +75,8 @@ func benchContent(ctx context.Context, env environment, args []string) (err erro
 
 Measures how fast a checkpoint of random bytes is imported into a block store and fetched from one process by another over
 TCP, both durable when they end, beside what this machine's processor, disk and connections do at best, and beside kubo if
-there is one: same chunks, same CID. Then how much moves when one of four expert groups has changed and after a fetch was
-killed at half, what a peer costs that never answers, and how much memory all of that takes.`)}
+there is one: same chunks, same CID, and each fetches from the other. Then how much moves when one of four expert groups has
+changed and after a fetch was killed at half, what a peer costs that never answers, and how much memory all of that takes.`)}
 	b.set.Var(&b.size, "size", "of the checkpoint, such as 4GiB")
 	b.set.IntVar(&b.rounds, "rounds", 3, "how often everything is measured, in turn")
 	b.set.StringVar(&b.kubo, "kubo", "", "`PROGRAM` to compare with: kubo's ipfs")
@@ -134,7 +135,7 @@ func (b *contentBench) randomCheckpoint(total int64, last int) (dir string, grou
 }
 
 func (b *contentBench) run(ctx context.Context) (r contentReport, err error) {
-	r.Rounds, r.Agrees = b.rounds, true
+	r.Rounds = b.rounds
 	src, group, err := b.randomCheckpoint(int64(b.size), 4)
 	if err != nil {
 		return r, err
@@ -154,7 +155,7 @@ func (b *contentBench) run(ctx context.Context) (r contentReport, err error) {
 			return r, err
 		}
 	}
-	var all struct{ hash, write, stream, imp, fetch, kimp, kfetch, rimp, rfetch, rstream []float64 }
+	var all struct{ hash, write, stream, imp, fetch, kimp, kfetch, served, given, rimp, rfetch, rstream []float64 }
 	for round := range b.rounds {
 		fmt.Fprintf(b.env.err, "bzd: round %d of %d\n", round+1, b.rounds)
 		hash, write, err := b.limits(ctx)
@@ -195,23 +196,23 @@ func (b *contentBench) run(ctx context.Context) (r contentReport, err error) {
 		r.Peaks.Serve = max(r.Peaks.Serve, server.peak)
 		all.stream, all.fetch = append(all.stream, rate(streamed.Seconds)), append(all.fetch, rate(fetched.Seconds))
 		all.rstream = append(all.rstream, streamed.Seconds/fetched.Seconds)
+		if k != nil {
+			x, err := k.round(ctx, b, src, store, r.Cid)
+			if err != nil {
+				return r, err
+			}
+			all.kimp, all.kfetch = append(all.kimp, rate(x.imported)), append(all.kfetch, rate(x.fetched))
+			all.served, all.given = append(all.served, rate(x.served)), append(all.given, rate(x.given))
+			all.rimp, all.rfetch = append(all.rimp, x.imported/seconds), append(all.rfetch, x.fetched/fetched.Seconds)
+		}
 		if err := errors.Join(os.RemoveAll(into), os.RemoveAll(store)); err != nil {
 			return r, err
 		}
-		if k == nil {
-			continue
-		}
-		ki, kf, root, err := k.round(ctx, b, src)
-		if err != nil {
-			return r, err
-		}
-		r.Agrees = r.Agrees && root == r.Cid
-		all.kimp, all.kfetch = append(all.kimp, rate(ki)), append(all.kfetch, rate(kf))
-		all.rimp, all.rfetch = append(all.rimp, ki/seconds), append(all.rfetch, kf/fetched.Seconds)
 	}
 	r.Hash, r.Write, r.Stream, r.Import, r.Fetch = middle(all.hash), middle(all.write), middle(all.stream), middle(all.imp),
 		middle(all.fetch)
 	r.KuboImport, r.KuboFetch = middle(all.kimp), middle(all.kfetch)
+	r.KuboServed, r.KuboGave = middle(all.served), middle(all.given)
 	r.ImportRatio, r.FetchRatio, r.StreamRatio = middle(all.rimp), middle(all.rfetch), middle(all.rstream)
 	if !b.brief {
 		if err := b.moves(ctx, &r, src, group); err != nil {
@@ -451,7 +452,8 @@ func (r contentReport) print(env environment) error {
 		name string
 		rate float64
 	}{{"SHA-256, one core", r.Hash}, {"writing a file, flushed", r.Write}, {"libp2p stream", r.Stream}, {"import", r.Import},
-		{"import by kubo", r.KuboImport}, {"fetch", r.Fetch}, {"fetch from kubo by kubo", r.KuboFetch}} {
+		{"import by kubo", r.KuboImport}, {"fetch", r.Fetch}, {"fetch from kubo by kubo", r.KuboFetch},
+		{"fetch from bzd by kubo", r.KuboServed}, {"fetch from kubo", r.KuboGave}} {
 		if x.rate > 0 {
 			fmt.Fprintf(w, "%s\t%.0f MB/s\t\n", x.name, x.rate)
 		}

@@ -59,55 +59,117 @@ func (k *kuboBench) init(ctx context.Context, repo string) error {
 	return nil
 }
 
-// round imports a checkpoint directory and fetches it from one daemon to another. It returns the seconds of each.
-func (k *kuboBench) round(ctx context.Context, b *contentBench, src string) (imported, fetched float64, root string, err error) {
-	a, c := b.dir(), b.dir()
-	defer func() { err = errors.Join(err, os.RemoveAll(a), os.RemoveAll(c)) }()
-	if err := errors.Join(k.init(ctx, a), k.init(ctx, c)); err != nil {
-		return 0, 0, "", err
+// add imports a directory with the choices of a checkpoint, into a repository that no daemon has open, and returns its CID.
+func (k *kuboBench) add(ctx context.Context, repo, dir string) (string, error) {
+	return k.run(ctx, repo, "add", "-r", "-Q", "--cid-version=1", "--raw-leaves", "--chunker=size-1048576", "--max-file-links=174",
+		"--progress=false", dir)
+}
+
+// pin fetches a checkpoint over bitswap from one peer.
+func (k *kuboBench) pin(ctx context.Context, repo, address, root string) error {
+	if _, err := k.run(ctx, repo, "swarm", "connect", address); err != nil {
+		return err
 	}
-	start := b.env.now()
-	if root, err = k.run(ctx, a, "add", "-r", "-Q", "--cid-version=1", "--raw-leaves", "--chunker=size-1048576",
-		"--max-file-links=174", "--progress=false", src); err != nil {
-		return 0, 0, "", err
+	_, err := k.run(ctx, repo, "pin", "add", root)
+	return err
+}
+
+// kuboDaemon is a kubo that runs.
+type kuboDaemon struct {
+	cmd     *exec.Cmd
+	address string // a multiaddress with its peer id
+}
+
+// daemon starts one on a repository.
+func (k *kuboBench) daemon(ctx context.Context, repo string) (_ *kuboDaemon, err error) {
+	d := &kuboDaemon{cmd: k.command(ctx, repo, "daemon")}
+	out, err := d.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
 	}
-	imported = b.env.now().Sub(start).Seconds()
-	var daemons []*exec.Cmd
+	if err := d.cmd.Start(); err != nil {
+		return nil, err
+	}
+	ready := make([]byte, 0, 1<<12)
+	for !bytes.Contains(ready, []byte("Daemon is ready")) {
+		buf := make([]byte, 1<<10)
+		n, err := out.Read(buf)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("ipfs daemon: %w: %s", err, ready), d.stop())
+		}
+		ready = append(ready, buf[:n]...)
+	}
+	addresses, err := k.run(ctx, repo, "id", "-f", "<addrs>")
+	if err != nil {
+		return nil, errors.Join(err, d.stop())
+	}
+	d.address, _, _ = strings.Cut(addresses, "\n")
+	return d, nil
+}
+
+func (d *kuboDaemon) stop() error {
+	return errors.Join(d.cmd.Process.Signal(os.Interrupt), d.cmd.Wait())
+}
+
+// kuboRound is what one round with kubo took, in seconds.
+type kuboRound struct {
+	imported, fetched float64 // by kubo alone
+	served, given     float64 // kubo fetching from bzd, bzd from kubo
+}
+
+// round imports a checkpoint directory, which must give the root that bzd has in a store, and fetches it from one daemon by
+// another, from bzd by a daemon, and from a daemon by bzd.
+func (k *kuboBench) round(ctx context.Context, b *contentBench, src, store, want string) (r kuboRound, err error) {
+	repos := []string{b.dir(), b.dir(), b.dir()}
 	defer func() {
-		for _, d := range daemons {
-			err = errors.Join(err, d.Process.Signal(os.Interrupt), d.Wait())
+		for _, repo := range repos {
+			err = errors.Join(err, os.RemoveAll(repo))
 		}
 	}()
-	for _, repo := range []string{a, c} {
-		d := k.command(ctx, repo, "daemon")
-		out, err := d.StdoutPipe()
-		if err != nil {
-			return 0, 0, "", err
+	for _, repo := range repos {
+		if err := k.init(ctx, repo); err != nil {
+			return r, err
 		}
-		if err := d.Start(); err != nil {
-			return 0, 0, "", err
+	}
+	timed := func(into *float64, do func() error) error {
+		start := b.env.now()
+		err := do()
+		*into = b.env.now().Sub(start).Seconds()
+		return err
+	}
+	root := ""
+	if err := timed(&r.imported, func() (err error) { root, err = k.add(ctx, repos[0], src); return err }); err != nil {
+		return r, err
+	}
+	if root != want {
+		return r, fmt.Errorf("kubo calls it %s, bzd %s", root, want)
+	}
+	var daemons []*kuboDaemon
+	defer func() {
+		for _, d := range daemons {
+			err = errors.Join(err, d.stop())
+		}
+	}()
+	for _, repo := range repos {
+		d, err := k.daemon(ctx, repo)
+		if err != nil {
+			return r, err
 		}
 		daemons = append(daemons, d)
-		ready := make([]byte, 0, 1<<12)
-		for !bytes.Contains(ready, []byte("Daemon is ready")) {
-			buf := make([]byte, 1<<10)
-			n, err := out.Read(buf)
-			if err != nil {
-				return 0, 0, "", fmt.Errorf("ipfs daemon: %w: %s", err, ready)
-			}
-			ready = append(ready, buf[:n]...)
-		}
 	}
-	address, err := k.run(ctx, a, "id", "-f", "<addrs>")
-	if err != nil {
-		return 0, 0, "", err
+	if err := timed(&r.fetched, func() error { return k.pin(ctx, repos[1], daemons[0].address, root) }); err != nil {
+		return r, err
 	}
-	if _, err := k.run(ctx, c, "swarm", "connect", strings.Fields(address)[0]); err != nil {
-		return 0, 0, "", err
+	server := &process{}
+	if err := b.start(ctx, server, "serve", store); err != nil {
+		return r, err
 	}
-	start = b.env.now()
-	if _, err := k.run(ctx, c, "pin", "add", root); err != nil {
-		return 0, 0, "", err
+	err = timed(&r.served, func() error { return k.pin(ctx, repos[2], server.first.Address, root) })
+	if err = errors.Join(err, server.stop()); err != nil {
+		return r, err
 	}
-	return imported, b.env.now().Sub(start).Seconds(), root, nil
+	into := b.dir()
+	fetched, err := b.task(ctx, "fetch", into, root, daemons[0].address)
+	r.given = fetched.Seconds
+	return r, errors.Join(err, os.RemoveAll(into))
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/blockzero-net/bzd/content/blockstore"
 	"github.com/blockzero-net/bzd/content/exchange"
 	"github.com/blockzero-net/bzd/internal/protocol"
+	"github.com/blockzero-net/bzd/p2p/discovery"
 )
 
 // fetching are the flags of checkpoint get.
@@ -24,6 +25,7 @@ type fetching struct {
 	*common
 	out         string
 	peers       list
+	network     string
 	gateway     string
 	certificate string
 	snapshot    string
@@ -53,6 +55,7 @@ matter whom they come from. What is here does not move: an interrupted fetch goe
 costs what it changed. A certificate, given or found in the directory, must name this checkpoint.`).nodeDir()}
 	f.set.StringVar(&f.out, "out", "", "`DIR` to write the checkpoint to, which must not exist or be empty")
 	f.set.Var(&f.peers, "peer", "`ADDRESS` of a peer: a multiaddress that ends in /p2p/ID; repeatable")
+	f.set.StringVar(&f.network, "network", "", "`CID` of the network's genesis: where the peers given are too few, others are looked for in its DHT")
 	f.set.StringVar(&f.gateway, "gateway", "", "`URL` of a gateway, such as http://127.0.0.1:8080, in place of peers")
 	f.set.StringVar(&f.certificate, "certificate", "", "`FILE` of the certificate that must name this checkpoint")
 	f.set.StringVar(&f.snapshot, "snapshot", "",
@@ -69,6 +72,8 @@ costs what it changed. A certificate, given or found in the directory, must name
 		return usageError("%v", err)
 	case (f.gateway == "") == (len(f.peers) == 0):
 		return usageError("give --peer, once or more, or --gateway")
+	case f.network != "" && f.gateway != "":
+		return usageError("--network is for --peer: a gateway has no DHT")
 	case f.snapshot != "" && f.certificate == "":
 		return usageError("--snapshot is for a --certificate")
 	}
@@ -80,6 +85,12 @@ costs what it changed. A certificate, given or found in the directory, must name
 	infos, err := addresses(f.peers)
 	if err != nil {
 		return err
+	}
+	var network protocol.Link
+	if f.network != "" {
+		if network, err = protocol.ParseLink(f.network); err != nil {
+			return usageError("--network: %v", err)
+		}
 	}
 	s, dir, err := f.openStore(true)
 	if err != nil {
@@ -97,7 +108,7 @@ costs what it changed. A certificate, given or found in the directory, must name
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
 	start := env.now()
-	p, err := f.fetch(ctx, s, infos, l.Cid())
+	p, err := f.fetch(ctx, s, infos, network, l.Cid())
 	if err != nil {
 		if outer.Err() != nil {
 			return resumable{context.Canceled, "what has come stays; the same command goes on"}
@@ -128,7 +139,9 @@ func userPin(root cid.Cid) blockstore.Pin {
 }
 
 // fetch brings the checkpoint into the store and shows how it goes on.
-func (f *fetching) fetch(ctx context.Context, s *blockstore.Store, infos []peer.AddrInfo, root cid.Cid) (exchange.Progress, error) {
+func (f *fetching) fetch(
+	ctx context.Context, s *blockstore.Store, infos []peer.AddrInfo, network protocol.Link, root cid.Cid,
+) (exchange.Progress, error) {
 	bounds := exchange.Bounds{MaxBytes: uint64(f.limit)}
 	if p, err := exchange.Complete(ctx, s, root, bounds); err == nil && ctx.Err() == nil {
 		return p, nil // nobody need be asked
@@ -150,10 +163,25 @@ func (f *fetching) fetch(ctx context.Context, s *blockstore.Store, infos []peer.
 		return exchange.Progress{}, err
 	}
 	defer h.Close()
-	x := exchange.New(h, s, exchange.Config{})
+	var config exchange.Config
+	if network.Defined() {
+		d, err := discovery.New(h, discovery.Config{Network: network, Clock: dhtClock{f.env.now}})
+		if err != nil {
+			return exchange.Progress{}, err
+		}
+		defer d.Close()
+		config.Finder = d
+	}
+	x := exchange.New(h, s, config)
 	defer x.Close()
 	return x.FetchDAG(ctx, root, bounds, report)
 }
+
+// dhtClock is the real time for the DHT.
+type dhtClock struct{ now func() time.Time }
+
+func (c dhtClock) Now() time.Time                         { return c.now() }
+func (c dhtClock) After(d time.Duration) <-chan time.Time { return time.After(d) }
 
 // dial makes a host that listens to nobody and connects it to peers, at least one of which must answer.
 func dial(ctx context.Context, env environment, infos []peer.AddrInfo) (host.Host, error) {

@@ -10,15 +10,19 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/blockzero-net/bzd/content/blockstore"
 	"github.com/blockzero-net/bzd/content/checkpoint"
 	"github.com/blockzero-net/bzd/content/exchange"
 	"github.com/blockzero-net/bzd/content/gateway"
 	"github.com/blockzero-net/bzd/internal/protocol"
+	"github.com/blockzero-net/bzd/p2p/discovery"
 )
 
 // smallCheckpoint writes a checkpoint of four expert groups, of which one has the given value in all places.
@@ -137,6 +141,45 @@ func TestCheckpointGet(t *testing.T) {
 	}
 	bzd(1, "checkpoint", "get", "--gateway", url, "--certificate", bad, next.String())
 	bzd(2, "checkpoint", "get", "--gateway", url, "--snapshot", bad, next.String())
+}
+
+// TestCheckpointGetElsewhere: with the network's CID, a peer that has nothing is enough to find one that does.
+func TestCheckpointGetElsewhere(t *testing.T) {
+	dir, root := smallCheckpoint(t, 5)
+	network := protocol.LinkTo(protocol.DagCBOR, []byte("a network"))
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	node := func() (host.Host, *discovery.Discovery) {
+		h, err := plainHost(true)
+		check(err)
+		t.Cleanup(func() { check(h.Close()) })
+		d, err := discovery.New(h, discovery.Config{Network: network, Server: true, Clock: dhtClock{time.Now}})
+		check(err)
+		t.Cleanup(func() { check(d.Close()) })
+		return h, d
+	}
+	holder, d := node()
+	known, _ := node()
+	check(holder.Connect(t.Context(), peer.AddrInfo{ID: known.ID(), Addrs: known.Addrs()}))
+	s, err := blockstore.Open(t.TempDir(), blockstore.DefaultOptions())
+	check(err)
+	defer s.Close()
+	x := exchange.New(holder, s, exchange.Config{})
+	defer x.Close()
+	_, _, err = exchange.Publish(t.Context(), x, dir)
+	check(err)
+	d.Announce(root)
+	var errs bytes.Buffer
+	env := testEnvironment(map[string]string{"BZD_DIR": t.TempDir()})
+	env.err = &errs
+	address := known.Addrs()[0].String() + "/p2p/" + known.ID().String()
+	if code := run(t.Context(), env, []string{"checkpoint", "get", "--timeout", "1m", "--peer", address, "--network", network.String(), root.String()}); code != 0 {
+		t.Errorf("exit code %d: %s", code, errs.String())
+	}
 }
 
 // TestInterrupted: commands that are interrupted say so, and leave a sound store.

@@ -61,6 +61,7 @@ merge and pay, for some cycles.`).text()
 	c.set.StringVar(&c.dir, "dir", "", "directory of the network; empty means a temporary one")
 	c.set.StringVar(&o.Genesis, "genesis", "", "directory of the network to run, as bzd genesis plan and import write it; empty means one on the embedded base")
 	c.set.StringVar(&o.Gateway, "gateway", "", "address of the HTTP gateway; empty means a free port of 127.0.0.1")
+	c.set.BoolVar(&o.DHT, "dht", false, "let nodes find checkpoints over a DHT too, as in a network where not everybody is everybody's peer")
 	c.set.Float64Var(&o.Headroom, "headroom", 0, "how many times what the work takes here the phases of a cycle get; 0 means 2.5. More for a busy machine")
 	c.set.StringVar(&o.ISA, "isa", "", "instruction set: avx512, avx2, neon or scalar; empty means the fastest")
 	c.set.Var(faults{&o}, "fault", fmt.Sprintf("`KIND=N`: let something happen to N participants: %v; byzantine=HOW: a validator cheats in the "+

@@ -27,8 +27,7 @@ func (e *Exchange) FetchDAG(ctx context.Context, root cid.Cid, bounds Bounds, re
 		return Progress{}, err
 	}
 	defer w.end()
-	w.oneSource()
-	w.invite(root)
+	w.oneSource(root)
 	level := []cid.Cid{root}
 	for depth := 0; len(level) > 0; depth++ {
 		if depth > w.bounds.MaxDepth {
@@ -125,7 +124,7 @@ func (e *Exchange) FetchDataset(ctx context.Context, record cid.Cid, bounds Boun
 		return Progress{}, err
 	}
 	defer w.end()
-	w.oneSource()
+	w.oneSource(record)
 	top, err := w.fresh([]cid.Cid{record})
 	if err != nil {
 		return w.done, err

@@ -23,16 +23,9 @@ const MaxBlock = 1 << 20
 type Config struct {
 	// Serve says whether a peer may have a block; nil gives everything to everyone. It must not block.
 	Serve func(peer.ID, cid.Cid) bool
-	// Penalise hears of every block a peer sent that nobody asked for, wrong answers to questions among them: a block's
-	// CID is computed from its bytes, so wrong bytes are a block of another name. After the second the exchange shuns the
-	// peer until it disconnects; to refuse its connections is for who knows more of it. Penalise is called from the
-	// goroutine that reads from the peer and must not block; nil means nobody wants to know.
-	Penalise func(peer.ID, Offence)
-	// Finder looks for peers that have a block, beside those connected; nil asks only these. A fetch of a checkpoint connects
-	// to the providers of its root.
+	// Finder looks for peers that say they have the checkpoint of a root, or the dataset of a record; nil asks only peers that
+	// are connected. A fetch that has too few of these, or hears nothing from them for Patience, connects to those found.
 	Finder routing.ContentDiscovery
-	// Provider tells the network that this host has a checkpoint, for Finders elsewhere; nil tells nobody.
-	Provider routing.ContentProviding
 	// Patience is how long a peer that claims to have a block may take to send it before others are asked too; 0 means 5
 	// seconds. A peer on a slow line loses nothing by it: what comes late is taken.
 	Patience time.Duration
@@ -41,12 +34,6 @@ type Config struct {
 	ServeRate int
 	// InFlight bounds the bytes that one fetch has asked for at a time; 0 means 32 MiB. All of it may be in memory.
 	InFlight int
-}
-
-// Offence is a block that a peer sent unasked.
-type Offence struct {
-	Block cid.Cid // of the bytes as they came
-	Bytes int
 }
 
 // Exchange fetches blocks into a store and serves them from it. Its methods may be called at the same time.
@@ -76,12 +63,9 @@ func New(h host.Host, store boxo.Blockstore, config Config) *Exchange {
 	if config.Patience <= 0 {
 		config.Patience = 5 * time.Second
 	}
-	if config.Penalise == nil {
-		config.Penalise = func(peer.ID, Offence) {}
-	}
 	e := &Exchange{store: store, config: config, host: h}
 	e.ctx, e.cancel = context.WithCancelCause(context.Background())
-	e.guard = &guard{BitSwapNetwork: bsnet.NewFromIpfsHost(h), asked: newAsked(), penalise: config.Penalise, peers: make(map[peer.ID]int)}
+	e.guard = &guard{BitSwapNetwork: bsnet.NewFromIpfsHost(h), asked: newAsked(), peers: make(map[peer.ID]int)}
 	// bitswap measures a peer by how fast it answers "I have it" and then gives it twice that, at least 50 ms, for a block.
 	// That is no time for 1 MiB on a busy machine or a slow line, and taking a slow peer for one without the block stalls.
 	patience := client.DefaultDontHaveTimeoutConfig()
@@ -99,7 +83,7 @@ func New(h host.Host, store boxo.Blockstore, config Config) *Exchange {
 	if config.Serve != nil {
 		options = append(options, bitswap.WithPeerBlockRequestFilter(config.Serve))
 	}
-	e.swap = bitswap.New(e.ctx, e.guard, config.Finder, store, options...)
+	e.swap = bitswap.New(e.ctx, e.guard, nil, store, options...)
 	e.puller = &puller{host: h, guard: e.guard, scores: newScores(), patience: config.Patience}
 	e.server = newServer(e)
 	h.SetStreamHandler(BulkProtocol, e.server.handle)
@@ -112,15 +96,6 @@ func (e *Exchange) Close() error {
 	e.cancel(ErrClosed)
 	e.server.close()
 	return e.swap.Close()
-}
-
-// Provide tells the network that this host has the checkpoint of a root, or whatever else is looked for by one CID. Without
-// a [Config].Provider nothing happens.
-func (e *Exchange) Provide(ctx context.Context, root cid.Cid) error {
-	if e.config.Provider == nil {
-		return nil
-	}
-	return e.config.Provider.Provide(ctx, root, true)
 }
 
 // Put is PutMany of one block.

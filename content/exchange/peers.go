@@ -7,7 +7,6 @@ import (
 
 	"github.com/ipfs/boxo/bitswap/message"
 	"github.com/ipfs/boxo/bitswap/network"
-	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
@@ -52,8 +51,7 @@ func (a *asked) has(c cid.Cid) bool {
 // it was asked for is asked of others at once.
 type guard struct {
 	network.BitSwapNetwork
-	asked    *asked
-	penalise func(peer.ID, Offence)
+	asked *asked
 
 	mu    sync.Mutex
 	peers map[peer.ID]int // those connected, with their offences
@@ -70,24 +68,21 @@ func (g *guard) Start(receivers ...network.Receiver) {
 type receiver struct{ g *guard }
 
 func (r receiver) ReceiveMessage(ctx context.Context, from peer.ID, m message.BitSwapMessage) {
-	var offences []blocks.Block
+	offences := 0
 	for _, b := range m.Blocks() {
-		if !r.g.asked.has(b.Cid()) {
-			offences = append(offences, b)
+		if !r.g.asked.has(b.Cid()) { // which is computed from its bytes: wrong bytes are a block of another name
+			offences++
 		}
 	}
 	r.g.mu.Lock()
 	before, connected := r.g.peers[from]
 	if connected {
-		r.g.peers[from] = before + len(offences)
+		r.g.peers[from] = before + offences
 	}
 	r.g.mu.Unlock()
-	for _, b := range offences {
-		r.g.penalise(from, Offence{Block: b.Cid(), Bytes: len(b.RawData())})
-	}
 	switch {
 	case before > tolerance:
-	case connected && before+len(offences) > tolerance:
+	case connected && before+offences > tolerance:
 		r.g.inner.PeerDisconnected(from)
 	default:
 		r.g.inner.ReceiveMessage(ctx, from, m)
@@ -95,14 +90,13 @@ func (r receiver) ReceiveMessage(ctx context.Context, from peer.ID, m message.Bi
 }
 
 // shun ends a connected peer's part in everything until it disconnects, for what it sent outside of bitswap.
-func (g *guard) shun(p peer.ID, what Offence) {
+func (g *guard) shun(p peer.ID) {
 	g.mu.Lock()
 	before, connected := g.peers[p]
 	if connected {
 		g.peers[p] = before + tolerance + 1
 	}
 	g.mu.Unlock()
-	g.penalise(p, what)
 	if connected && before <= tolerance {
 		g.inner.PeerDisconnected(p)
 	}

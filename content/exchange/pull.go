@@ -19,8 +19,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multihash"
-
-	"github.com/blockzero-net/bzd/internal/protocol"
 )
 
 // What a fetch asks of its peers.
@@ -130,7 +128,7 @@ func (x *puller) ask(ctx context.Context, p peer.ID, q request, take func(i int,
 			return err
 		}
 		if got := sha256.Sum256(data); string(got[:]) != string(want.Digest) {
-			x.guard.shun(p, Offence{Block: protocol.LinkTo(c.Prefix().Codec, data).Cid(), Bytes: len(data)})
+			x.guard.shun(p)
 			return fmt.Errorf("%w in place of %s", ErrLied, c)
 		}
 		b, err := blocks.NewBlockWithCid(data, c)

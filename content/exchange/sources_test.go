@@ -6,7 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"slices"
-	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -79,21 +79,17 @@ func TestHostileAmongHonest(t *testing.T) {
 				}
 				_ = s.Close()
 			})
-			var moved int
-			var mu sync.Mutex
-			victim := newNode(t, Config{Patience: 4 * time.Minute, Penalise: func(_ peer.ID, o Offence) {
-				mu.Lock()
-				defer mu.Unlock()
-				moved += o.Bytes
-			}})
+			victim := newNode(t, Config{Patience: 4 * time.Minute})
 			for _, n := range append(honest, hostile) {
 				connect(t, victim.host, n.host)
 			}
+			waitFor(t, "the peers to be known", func() bool { return len(victim.guard.good()) == 6 })
 			p, err := victim.FetchFrom(within(t, 30*time.Second), hostile.host.ID(), cids, roomy, nil)
 			must(t, err)
-			mu.Lock()
-			extra := int(p.Wasted) + moved
-			mu.Unlock()
+			extra := int(p.Wasted)
+			if victim.offences(hostile.host.ID()) > 0 { // shunned after one
+				extra += size
+			}
 			t.Logf("%+v; %d bytes more", p, extra)
 			if p.MovedBlocks != count || p.Sources < 3 || extra > count*size/5 {
 				t.Errorf("%+v; %d bytes more", p, extra)
@@ -129,51 +125,68 @@ func TestOnlySlow(t *testing.T) {
 	}
 }
 
-// registry is a provider record store that all hosts of a test share.
-type registry struct {
-	mu   sync.Mutex
-	have map[cid.Cid][]peer.AddrInfo
+// directory says of one root who has it, and counts how often it was asked.
+type directory struct {
+	root  cid.Cid
+	who   []peer.AddrInfo
+	asked atomic.Int64
 }
 
-// entry is a host's view of the registry.
-type entry struct {
-	*registry
-	self func() peer.AddrInfo
-}
-
-func (e entry) Provide(_ context.Context, c cid.Cid, _ bool) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.have[c] = append(e.have[c], e.self())
-	return nil
-}
-
-func (e entry) FindProvidersAsync(_ context.Context, c cid.Cid, n int) <-chan peer.AddrInfo {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	out := make(chan peer.AddrInfo, len(e.have[c])+1)
+func (d *directory) FindProvidersAsync(_ context.Context, c cid.Cid, _ int) <-chan peer.AddrInfo {
+	d.asked.Add(1)
+	out := make(chan peer.AddrInfo, len(d.who)+1)
 	out <- peer.AddrInfo{ID: "nobody"} // that cannot be reached
-	for _, p := range e.have[c][:min(n, len(e.have[c]))] {
-		out <- p
+	if c.Equals(d.root) {
+		for _, p := range d.who {
+			out <- p
+		}
 	}
 	close(out)
 	return out
 }
 
-// TestProviders: a fetch finds a checkpoint at peers that it is not connected to, and says how much there will be.
+// TestProviders: a fetch finds a checkpoint at a peer that it is not connected to, at once where it has nobody to ask and
+// after a while where those it has have nothing, and says how much there will be. With enough sources nobody is looked for,
+// nor with everything here.
 func TestProviders(t *testing.T) {
-	all := &registry{have: map[cid.Cid][]peer.AddrInfo{}}
-	var a node
-	a = newNode(t, Config{Provider: entry{all, func() peer.AddrInfo { return peer.AddrInfo{ID: a.host.ID(), Addrs: a.host.Addrs()} }}})
-	b := newNode(t, Config{Finder: entry{registry: all}})
+	a := newNode(t, Config{})
 	dir, root := writeCheckpoint(t, 2)
 	_, size, err := Publish(t.Context(), a, dir)
 	must(t, err)
-	must(t, a.Provide(t.Context(), root))
-	must(t, b.Provide(t.Context(), root)) // tells nobody
-	p, err := b.FetchDAG(within(t, time.Minute), root, roomy, nil)
-	if err != nil || p.MovedBytes != size || p.Total != size {
-		t.Errorf("%+v of %d bytes, %v", p, size, err)
+	for _, test := range []struct {
+		name   string
+		empty  int // peers that have nothing
+		direct bool
+		asked  bool
+	}{{"nobody", 0, false, true}, {"peers with nothing", fewPeers, false, true}, {"enough", fewPeers, true, false}} {
+		t.Run(test.name, func(t *testing.T) {
+			all := &directory{root: root, who: []peer.AddrInfo{{ID: a.host.ID(), Addrs: a.host.Addrs()}}}
+			patience := 100 * time.Millisecond
+			if test.direct {
+				patience = time.Minute
+			}
+			b := newNode(t, Config{Finder: all, Patience: patience})
+			for range test.empty {
+				connect(t, b.host, newNode(t, Config{}).host)
+			}
+			peers := test.empty
+			if test.direct {
+				connect(t, b.host, a.host)
+				peers++
+			}
+			waitFor(t, "the peers to be known", func() bool { return len(b.puller.candidates("")) == peers })
+			p, err := b.FetchDAG(within(t, time.Minute), root, roomy, nil)
+			if err != nil || p.MovedBytes != size || p.Total != size {
+				t.Errorf("%+v of %d bytes, %v", p, size, err)
+			}
+			if asked := all.asked.Load(); (asked > 0) != test.asked {
+				t.Errorf("asked %d times", asked)
+			}
+			before := all.asked.Load()
+			if p, err := b.FetchDAG(within(t, time.Minute), root, roomy, nil); err != nil || p.MovedBlocks != 0 || all.asked.Load() != before {
+				t.Errorf("again: %+v, %v, asked %d times", p, err, all.asked.Load()-before)
+			}
+		})
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	boxo "github.com/ipfs/boxo/exchange"
@@ -30,6 +32,10 @@ type walk struct {
 	seen   *cid.Set
 	by     map[peer.ID]struct{} // who sent anything in bulk
 	from   peer.ID              // who is asked first; may be empty
+	// sought is the one CID that others know this by, undefined if there is none; moved what came since the fetch began.
+	sought  cid.Cid
+	seeking bool
+	moved   atomic.Uint64
 	// session is bitswap's for all windows where one peer is likely to have everything, so that it need be found only
 	// once; otherwise every window has its own.
 	whole   bool
@@ -100,30 +106,57 @@ func (w *walk) foresee(root cid.Cid) {
 	w.done.Total = total
 }
 
-// invite connects to peers that say they provide what is fetched, if there is somebody to ask for such.
-func (w *walk) invite(root cid.Cid) {
-	if w.e.config.Finder == nil {
-		return
-	}
-	go func() { // ends with the fetch
-		for p := range w.e.config.Finder.FindProvidersAsync(w.ctx, root, maxInvited) {
-			if p.ID == w.e.host.ID() || w.e.host.Network().Connectedness(p.ID) == network.Connected {
-				continue
-			}
-			go func() {
-				ctx, cancel := context.WithTimeout(w.ctx, w.e.config.Patience)
-				defer cancel()
-				_ = w.e.host.Connect(ctx, p) // one that cannot be reached is none
-			}()
+// Where a fetch gets its sources from, if not from peers that are connected.
+const (
+	fewPeers    = 2  // below so many that it might ask, a fetch looks for providers at once
+	maxInvited  = 16 // providers that it connects to, each time
+	maxPatience = 12 // times Config.Patience between two times at most; doubled from once
+)
+
+// seek looks for providers of what is fetched as long as there are too few peers to ask, or nothing comes. It ends with the
+// fetch.
+func (w *walk) seek() {
+	wait, before := w.e.config.Patience, w.moved.Load()
+	few := len(w.e.puller.candidates("")) < fewPeers
+	for {
+		if few {
+			w.invite()
 		}
-	}()
+		next := time.NewTimer(wait)
+		select {
+		case <-next.C:
+		case <-w.ctx.Done():
+			next.Stop()
+			return
+		}
+		now := w.moved.Load()
+		if few = now == before; few {
+			wait = min(2*wait, maxPatience*w.e.config.Patience)
+		}
+		before = now
+	}
 }
 
-// maxInvited is to how many providers a fetch connects.
-const maxInvited = 16
+// invite connects to peers that say they have what is fetched.
+func (w *walk) invite() {
+	ctx, cancel := context.WithTimeout(w.ctx, maxPatience*w.e.config.Patience)
+	defer cancel()
+	var work sync.WaitGroup
+	defer work.Wait()
+	for p := range w.e.config.Finder.FindProvidersAsync(ctx, w.sought, maxInvited) {
+		if p.ID == w.e.host.ID() || w.e.host.Network().Connectedness(p.ID) == network.Connected {
+			continue
+		}
+		work.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, w.e.config.Patience)
+			defer cancel()
+			_ = w.e.host.Connect(ctx, p) // one that cannot be reached is none
+		})
+	}
+}
 
-// oneSource prepares for things that their holders hold whole.
-func (w *walk) oneSource() { w.whole = true }
+// oneSource prepares for things that their holders hold whole, and are known by.
+func (w *walk) oneSource(sought cid.Cid) { w.whole, w.sought = true, sought }
 
 // fresh returns the CIDs that the walk has not met, each once, and counts them.
 func (w *walk) fresh(cids []cid.Cid) ([]cid.Cid, error) {
@@ -152,6 +185,7 @@ func (w *walk) count(c cid.Cid, size int, moved bool) error {
 	if moved {
 		w.done.MovedBlocks++
 		w.done.MovedBytes += uint64(size)
+		w.moved.Add(1)
 	}
 	return nil
 }
@@ -188,6 +222,10 @@ func (w *walk) bring(cids []cid.Cid, typical int) error {
 // obtain fetches blocks, none of which is in the store: in bulk where a peer can do that, and what is left with bitswap,
 // which also waits for who is to have it later.
 func (w *walk) obtain(cids []cid.Cid, typical int) error {
+	if len(cids) > 0 && w.sought.Defined() && w.e.config.Finder != nil && !w.seeking {
+		w.seeking = true
+		go w.seek()
+	}
 	left, err := w.bulk(cids, typical)
 	if err != nil {
 		return err

@@ -39,6 +39,7 @@ type Options struct {
 	ISA                string
 	Workers            int
 	Gateway            string  // address of the HTTP gateway; empty: a free port of 127.0.0.1
+	DHT                bool    // nodes find checkpoints over a DHT too, which nodes that are all peers have no use for
 	Headroom           float64 // how many times what the work takes here the phases get; 0 means 2.5
 	Now                func() time.Time
 	// Profile is a file for the CPU profile of the run, for go tool pprof; empty: none.
@@ -321,7 +322,7 @@ func (w *network) openNode(m *member, bootstrap []string) (err error) {
 	c := node.Config{
 		Dir: filepath.Join(w.Dir, m.name), Network: w.link, Roles: m.roles, ID: m.id, Key: m.key, Group: m.group,
 		Listen: []string{"/ip4/127.0.0.1/tcp/0"}, Bootstrap: bootstrap, Threads: 1, ISA: w.ISA, Seed: w.Seed + "/" + m.name,
-		Behaviour: m.behaviour, Now: w.Now, Events: func(e node.Event) { w.report.event(m, e) },
+		Behaviour: m.behaviour, DHT: w.DHT, Now: w.Now, Events: func(e node.Event) { w.report.event(m, e) },
 	}
 	if m == w.seed {
 		c.Gateway = cmp.Or(w.Gateway, "127.0.0.1:0")
