@@ -1,0 +1,478 @@
+package wire
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/blockzero-net/bzd/consensus"
+	"github.com/blockzero-net/bzd/internal/protocol"
+)
+
+// form writes or reads the packed form of one record. Each method below says what the form of its type is, once for both
+// ways: writing, it appends what its argument holds; reading, it sets its argument. After an error nothing counts.
+//
+// Every form can be read in one way only, and what is read writes the same again.
+type form struct {
+	codec   *Codec
+	reading bool
+	b       []byte // what was written, or is still to be read
+	last    int    // the place of the last id
+	names   []string
+	left    int // bytes of encoding that what is read may still have
+	err     error
+}
+
+func (f *form) fail(format string, args ...any) {
+	if f.err == nil {
+		f.err = fmt.Errorf(format, args...)
+	}
+}
+
+// raw is so many bytes as they are.
+func (f *form) raw(b []byte) {
+	switch {
+	case f.err != nil:
+	case !f.reading:
+		f.b = append(f.b, b...)
+	case len(f.b) < len(b):
+		f.fail("it ends in the middle")
+	default:
+		copy(b, f.b)
+		f.b = f.b[len(b):]
+	}
+}
+
+func (f *form) octet(v *byte) {
+	b := [1]byte{*v}
+	f.raw(b[:])
+	*v = b[0]
+}
+
+func (f *form) hash(h *protocol.Hash) { f.raw(h[:]) }
+func (f *form) sig(s *protocol.Sig)   { f.raw(s[:]) }
+
+// uint is an unsigned LEB128 of the fewest bytes, at most limit.
+func (f *form) uint(v *uint64, limit uint64) {
+	if f.err != nil {
+		return
+	}
+	if !f.reading {
+		f.b = binary.AppendUvarint(f.b, *v)
+	} else {
+		got, n := binary.Uvarint(f.b)
+		if n <= 0 || n > 1 && f.b[n-1] == 0 {
+			f.fail("not a number")
+			return
+		}
+		*v, f.b = got, f.b[n:]
+	}
+	if *v > limit {
+		f.fail("%d, at most %d", *v, limit)
+	}
+}
+
+func (f *form) uint32(v *uint32) {
+	wide := uint64(*v)
+	f.uint(&wide, 1<<32-1)
+	*v = uint32(wide)
+}
+
+func (f *form) uint64(v *uint64) { f.uint(v, 1<<64-1) }
+
+// int is zigzag: 0, −1, 1, −2 … are 0, 1, 2, 3 …
+func (f *form) int(v *int64) {
+	zigzag := uint64(*v)<<1 ^ uint64(*v>>63)
+	f.uint64(&zigzag)
+	*v = int64(zigzag>>1) ^ -int64(zigzag&1)
+}
+
+// count is the length of a list, of which an element takes at least so many bytes here and in the record's encoding.
+func (f *form) count(n int, packed, encoded int) int {
+	wide := uint64(n)
+	if f.reading {
+		f.uint(&wide, uint64(min(len(f.b)/packed, f.left/encoded)))
+	} else {
+		f.uint64(&wide)
+	}
+	if f.err != nil {
+		return 0
+	}
+	f.left -= int(wide) * encoded
+	return int(wide)
+}
+
+// id is how many places it is after the last id in the snapshot, around its end; 0 and the id itself for one that is not
+// there.
+func (f *form) id(id *protocol.ID) {
+	all := len(f.codec.ids)
+	var step uint64
+	place, known := f.codec.places[*id]
+	if !f.reading && known {
+		step = uint64((place-f.last-1+all)%all) + 1
+	}
+	f.uint(&step, uint64(all))
+	if step == 0 {
+		f.raw(id[:])
+		if _, known := f.codec.places[*id]; f.reading && known {
+			f.fail("a participant is named in full")
+		}
+		return
+	}
+	if f.err == nil {
+		f.last = (f.last + int(step)) % all
+		*id = f.codec.ids[f.last]
+	}
+}
+
+// maxName is the longest name of a group or domain, in bytes.
+const maxName = 32
+
+// name is its number among the names of this record as they come first, from 1; 0, its length and its bytes for a new one.
+func (f *form) name(s *string) {
+	var place uint64
+	for i, known := range f.names {
+		if known == *s && !f.reading {
+			place = uint64(i + 1)
+		}
+	}
+	f.uint(&place, uint64(len(f.names)))
+	if f.err != nil {
+		return
+	}
+	if place > 0 {
+		*s = f.names[place-1]
+		return
+	}
+	length := uint64(len(*s))
+	f.uint(&length, maxName)
+	if f.err != nil {
+		return
+	}
+	b := make([]byte, length)
+	copy(b, *s)
+	f.raw(b)
+	*s = string(b)
+	for _, known := range f.names {
+		if known == *s {
+			f.fail("a name comes twice")
+		}
+	}
+	f.names = append(f.names, *s)
+}
+
+// cidBytes are those of the CID of a link; the last 32 of them are the hash.
+const cidBytes = 36
+
+// link is the bytes of its CID.
+func (f *form) link(l *protocol.Link) {
+	b := []byte(l.Cid().KeyString())
+	if f.reading {
+		b = make([]byte, cidBytes)
+	}
+	f.raw(b)
+	if f.reading && f.err == nil {
+		if err := l.UnmarshalCBOR(append([]byte{0xd8, 0x2a, 0x58, 1 + cidBytes, 0}, b...)); err != nil {
+			f.fail("a link: %w", err)
+		}
+	}
+}
+
+// manifest is the hash in a link to a record.
+func (f *form) manifest(l *protocol.Link) {
+	var h protocol.Hash
+	if !f.reading {
+		copy(h[:], l.Cid().KeyString()[cidBytes-len(h):])
+	}
+	f.hash(&h)
+	*l = h.Link()
+}
+
+// head is what every record begins with, of which nothing is sent.
+func (f *form) head(version *uint32, network *protocol.Link, cycle *uint64) {
+	if f.reading {
+		*version, *network, *cycle = protocol.Version, f.codec.network, f.codec.cycle
+	} else if *network != f.codec.network || *cycle != f.codec.cycle {
+		f.fail("of cycle %d of %s", *cycle, *network)
+	}
+}
+
+// turn is one byte: the instance − 1, then what a vote's type is above the first, then the round.
+func (f *form) turn(i *protocol.Instance, kind *uint8, round *uint32) {
+	b := byte(*i-1) | (*kind-1)<<1 | byte(*round)<<2
+	f.octet(&b)
+	*i, *kind, *round = protocol.Instance(b&1)+1, b>>1&1+1, uint32(b>>2)
+}
+
+func (f *form) scoreCommit(c *protocol.ScoreCommit) {
+	f.head(&c.Version, &c.Network, &c.Cycle)
+	f.id(&c.Validator)
+	f.hash(&c.Digest)
+	f.sig(&c.Sig)
+}
+
+// What an element of a list takes at least in the canonical encoding, and here.
+const (
+	encodedHash   = 34
+	encodedRow    = 76
+	packedRow     = 5
+	encodedGroup  = 14
+	packedGroup   = 2
+	encodedEntry  = 112
+	packedEntry   = 36
+	encodedWeight = 71
+	packedWeight  = 5
+	encodedSig    = 115
+	packedSig     = 65
+	encodedMerge  = 33
+	packedMerge   = 5
+)
+
+func (f *form) scoreVector(v *protocol.ScoreVector) {
+	f.head(&v.Version, &v.Network, &v.Cycle)
+	f.id(&v.Validator)
+	f.hash(&v.Parent)
+	f.hash(&v.List)
+	f.hash(&v.Salt)
+	each(f, &v.Groups, packedGroup, encodedGroup, func(_, g *protocol.GroupRows) {
+		f.name(&g.Group)
+		each(f, &g.Rows, packedRow, encodedRow, f.row)
+	})
+	f.sig(&v.Sig)
+}
+
+// What of a row differs from the one before it, beside the status in the low half of a byte.
+const (
+	otherN     = 0x10
+	otherShard = 0x20
+)
+
+func (f *form) row(before, r *protocol.Row) {
+	f.id(&r.Miner)
+	b := byte(r.Status)
+	if r.N != before.N {
+		b |= otherN
+	}
+	if r.Shard != before.Shard {
+		b |= otherShard
+	}
+	f.octet(&b)
+	if b > otherShard|otherN|0xf {
+		f.fail("a row of form %d", b)
+	}
+	r.Status = protocol.Status(b & 0xf)
+	f.other(b&otherN != 0, before.N, &r.N)
+	f.other(b&otherShard != 0, before.Shard, &r.Shard)
+	f.int(&r.Gain)
+	f.uint64(&r.StdErr)
+	f.int(&r.Screen)
+}
+
+// other is a number that differs from the one before, or nothing.
+func (f *form) other(differs bool, before uint32, v *uint32) {
+	if !differs {
+		*v = before
+		return
+	}
+	if f.uint32(v); *v == before {
+		f.fail("the same number again")
+	}
+}
+
+// each is the length of a list, then its elements, each with the one before it at hand, the first with a zero one.
+func each[T any](f *form, all *[]T, packed, encoded int, element func(before, e *T)) {
+	n := f.count(len(*all), packed, encoded)
+	if f.reading {
+		*all = make([]T, n)
+	}
+	var before T
+	for i := 0; i < n && f.err == nil; i++ {
+		element(&before, &(*all)[i])
+		before = (*all)[i]
+	}
+}
+
+func (f *form) mergeVector(v *protocol.MergeVector) {
+	f.head(&v.Version, &v.Network, &v.Cycle)
+	f.id(&v.Validator)
+	f.hash(&v.Parent)
+	f.uint32(&v.Alpha)
+	v.Measure.Version = protocol.Version
+	each(f, &v.Measure.Groups, 1, 2, func(_, g *string) { f.name(g) })
+	each(f, &v.Measure.Rows, packedMerge, encodedMerge, func(_, r *protocol.MergeRow) {
+		f.uint32(&r.Alpha)
+		f.name(&r.Domain)
+		f.int(&r.Change)
+		f.uint64(&r.StdErr)
+		f.uint32(&r.N)
+	})
+	f.sig(&v.Sig)
+}
+
+func (f *form) list(l *protocol.List) {
+	f.head(&l.Version, &l.Network, &l.Cycle)
+	f.id(&l.Validator)
+	each(f, &l.Entries, packedEntry, encodedEntry, func(before, e *protocol.ListEntry) {
+		f.id(&e.Miner)
+		f.name(&e.Group)
+		state := byte(e.State)
+		f.octet(&state)
+		e.State = protocol.ListState(state)
+		since := int64(e.Bucket) - int64(before.Bucket)
+		f.int(&since)
+		if bucket := since + int64(before.Bucket); bucket != int64(uint32(bucket)) {
+			f.fail("a bucket of %d", bucket)
+		}
+		e.Bucket = uint32(since + int64(before.Bucket))
+		f.manifest(&e.Manifest)
+	})
+	f.sig(&l.Sig)
+}
+
+func (f *form) vote(v *protocol.Vote) {
+	f.head(&v.Version, &v.Network, &v.Cycle)
+	f.turn(&v.Instance, (*uint8)(&v.Type), &v.Round)
+	f.hash(&v.Parent)
+	f.hash(&v.Digest)
+	f.id(&v.Validator)
+	f.sig(&v.Sig)
+}
+
+func (f *form) status(s *protocol.StatusVote) {
+	f.head(&s.Version, &s.Network, &s.Cycle)
+	f.turn(&s.Instance, (*uint8)(&s.Type), &s.Round)
+	f.hash(&s.Parent)
+	if s.Type == protocol.StatusLock {
+		f.uint32(&s.LockRound)
+		f.hash(&s.LockDigest)
+	}
+	f.id(&s.Validator)
+	f.sig(&s.Sig)
+}
+
+func (f *form) signatures(all *[]protocol.VoteSig) {
+	each(f, all, packedSig, encodedSig, func(_, s *protocol.VoteSig) {
+		f.id(&s.Validator)
+		f.sig(&s.Sig)
+	})
+}
+
+func (f *form) hashes(all *[]protocol.Hash) {
+	each(f, all, len(protocol.Hash{}), encodedHash, func(_, h *protocol.Hash) { f.hash(h) })
+}
+
+// round is a byte: a turn without a type.
+func (f *form) round(i *protocol.Instance, round *uint32) {
+	one := uint8(1)
+	if f.turn(i, &one, round); one != 1 {
+		f.fail("no type here")
+	}
+}
+
+func (f *form) lock(l *protocol.Lock) {
+	f.head(&l.Version, &l.Network, &l.Cycle)
+	f.round(&l.Instance, &l.Round)
+	f.hash(&l.Parent)
+	f.hash(&l.Digest)
+	f.hash(&l.Snapshot)
+	f.signatures(&l.Signatures)
+}
+
+// present is a byte: 1 if something follows, else 0.
+func present[T any](f *form, p **T) bool {
+	var b byte
+	if *p != nil {
+		b = 1
+	}
+	f.octet(&b)
+	if b > 1 {
+		f.fail("neither there nor not")
+	}
+	if f.reading && b == 1 {
+		*p = new(T)
+	}
+	return b == 1 && f.err == nil
+}
+
+func (f *form) proposal(p *protocol.Proposal) {
+	f.head(&p.Version, &p.Network, &p.Cycle)
+	f.round(&p.Instance, &p.Round)
+	f.hash(&p.Parent)
+	f.proposed(p)
+}
+
+// proposed is a proposal without what a certificate says too.
+func (f *form) proposed(p *protocol.Proposal) {
+	f.id(&p.Proposer)
+	f.hashes(&p.Vectors)
+	f.hashes(&p.Lists)
+	f.hashes(&p.Proofs)
+	if present(f, &p.Value.Weights) {
+		w := p.Value.Weights
+		f.hash(&w.MergeSet)
+		each(f, &w.Weights, packedWeight, encodedWeight, func(_, m *protocol.MinerWeight) {
+			f.id(&m.Miner)
+			f.name(&m.Group)
+			f.octet((*byte)(&m.Status))
+			f.uint64(&m.Weight)
+			f.uint64(&m.Part)
+		})
+	}
+	if present(f, &p.Value.Merge) {
+		f.uint32(&p.Value.Merge.Alpha)
+		each(f, &p.Value.Merge.Excluded, 1, 2, func(_, g *string) { f.name(g) })
+		f.link(&p.Value.Merge.Next)
+	}
+	if present(f, &p.Lock) {
+		f.lock(p.Lock)
+	}
+	f.sig(&p.Sig)
+}
+
+func (f *form) certificate(c *protocol.Certificate) {
+	f.head(&c.Version, &c.Network, &c.Cycle)
+	f.round(&c.Instance, &c.Round)
+	f.hash(&c.Parent)
+	f.hash(&c.Snapshot)
+	f.signatures(&c.Signatures)
+	if !present(f, &c.Proposal) {
+		return
+	}
+	p := c.Proposal
+	if f.reading {
+		p.Version, p.Network, p.Cycle, p.Instance, p.Parent = c.Version, c.Network, c.Cycle, c.Instance, c.Parent
+	}
+	f.uint32(&p.Round)
+	f.proposed(p)
+}
+
+// record reads a record.
+func (f *form) record(kind consensus.Kind) protocol.Record {
+	switch kind {
+	case consensus.KindScoreCommit:
+		return read(f.scoreCommit)
+	case consensus.KindScoreVector:
+		return read(f.scoreVector)
+	case consensus.KindMergeVector:
+		return read(f.mergeVector)
+	case consensus.KindList:
+		return read(f.list)
+	case consensus.KindProposal:
+		return read(f.proposal)
+	case consensus.KindVote:
+		return read(f.vote)
+	case consensus.KindStatus:
+		return read(f.status)
+	case consensus.KindCertificate:
+		return read(f.certificate)
+	case consensus.KindLock:
+		return read(f.lock)
+	}
+	f.fail("no packed form")
+	return nil
+}
+
+func read[T protocol.Record](record func(*T)) T {
+	var v T
+	record(&v)
+	return v
+}
