@@ -269,7 +269,7 @@ func TestRepeats(t *testing.T) {
 	received := func() bool {
 		late.mu.Lock()
 		defer late.mu.Unlock()
-		return slices.ContainsFunc(late.early, func(b []byte) bool { return bytes.Equal(b, m.Encode()) })
+		return slices.ContainsFunc(late.early, func(v consensus.Valid) bool { return bytes.Equal(v.Message().Encode(), m.Encode()) })
 	}
 	r.run("validator-3")
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -277,7 +277,7 @@ func TestRepeats(t *testing.T) {
 	for !slices.ContainsFunc(from.agree.Peers(), func(p peer.ID) bool { return p == late.host.ID() }) || len(late.validatorPeers()) < 2 || len(from.validatorPeers()) < 2 {
 		r.check(beacon.Sleep(ctx, 20*time.Millisecond))
 	}
-	r.check(from.agree.Publish(ctx, m.Encode())) // the same again by gossip alone
+	r.check(from.agree.Publish(ctx, from.packing().Pack(m.Encode()))) // the same again by gossip alone
 	r.check(beacon.Sleep(ctx, 300*time.Millisecond))
 	if received() {
 		t.Error("gossip brought a repetition; nothing else is needed")

@@ -1,8 +1,11 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
+	"math"
+	"slices"
 
 	"github.com/blockzero-net/bzd/consensus"
 	"github.com/blockzero-net/bzd/internal/protocol"
@@ -20,6 +23,11 @@ type form struct {
 	names   []string
 	left    int // bytes of encoding that what is read may still have
 	err     error
+
+	whole    bool          // refer to no manifest
+	referred bool          // to a manifest
+	unknown  bool          // one that is not known
+	digest   protocol.Hash // of a list that refers to manifests
 }
 
 func (f *form) fail(format string, args ...any) {
@@ -160,6 +168,9 @@ func (f *form) name(s *string) {
 	f.names = append(f.names, *s)
 }
 
+// referenceBytes of a manifest's hash tell those of one miner apart that are known.
+const referenceBytes = 4
+
 // cidBytes are those of the CID of a link; the last 32 of them are the hash.
 const cidBytes = 36
 
@@ -175,16 +186,6 @@ func (f *form) link(l *protocol.Link) {
 			f.fail("a link: %w", err)
 		}
 	}
-}
-
-// manifest is the hash in a link to a record.
-func (f *form) manifest(l *protocol.Link) {
-	var h protocol.Hash
-	if !f.reading {
-		copy(h[:], l.Cid().KeyString()[cidBytes-len(h):])
-	}
-	f.hash(&h)
-	*l = h.Link()
 }
 
 // head is what every record begins with, of which nothing is sent.
@@ -218,7 +219,7 @@ const (
 	encodedGroup  = 14
 	packedGroup   = 2
 	encodedEntry  = 112
-	packedEntry   = 36
+	packedEntry   = 4 + referenceBytes
 	encodedWeight = 71
 	packedWeight  = 5
 	encodedSig    = 115
@@ -308,24 +309,67 @@ func (f *form) mergeVector(v *protocol.MergeVector) {
 	f.sig(&v.Sig)
 }
 
+// reference, in the byte of a list entry's state, says that of the manifest's hash the first bytes follow.
+const reference = 0x10
+
 func (f *form) list(l *protocol.List) {
 	f.head(&l.Version, &l.Network, &l.Cycle)
 	f.id(&l.Validator)
-	each(f, &l.Entries, packedEntry, encodedEntry, func(before, e *protocol.ListEntry) {
-		f.id(&e.Miner)
-		f.name(&e.Group)
-		state := byte(e.State)
-		f.octet(&state)
-		e.State = protocol.ListState(state)
-		since := int64(e.Bucket) - int64(before.Bucket)
-		f.int(&since)
-		if bucket := since + int64(before.Bucket); bucket != int64(uint32(bucket)) {
-			f.fail("a bucket of %d", bucket)
-		}
-		e.Bucket = uint32(since + int64(before.Bucket))
-		f.manifest(&e.Manifest)
-	})
+	each(f, &l.Entries, packedEntry, encodedEntry, f.entry)
 	f.sig(&l.Sig)
+	if f.referred && f.err == nil {
+		if !f.reading {
+			f.digest = l.Digest()
+		}
+		f.hash(&f.digest)
+	}
+}
+
+func (f *form) entry(before, e *protocol.ListEntry) {
+	f.id(&e.Miner)
+	f.name(&e.Group)
+	since := int64(e.Bucket) - int64(before.Bucket)
+	f.int(&since)
+	if since < -int64(before.Bucket) || since > math.MaxUint32-int64(before.Bucket) {
+		f.fail("a bucket %d s after %d", since, before.Bucket)
+	}
+	e.Bucket = uint32(int64(before.Bucket) + since)
+	known := f.codec.known(e.Miner)
+	state := byte(e.State)
+	if !f.reading && !f.whole && slices.Contains(known, e.Manifest) {
+		state |= reference
+	}
+	f.octet(&state)
+	e.State = protocol.ListState(state &^ reference)
+	if state&reference == 0 {
+		h := hashOf(e.Manifest)
+		f.hash(&h)
+		e.Manifest = h.Link()
+		return
+	}
+	f.referred = true
+	h := hashOf(e.Manifest)
+	f.raw(h[:referenceBytes])
+	if !f.reading || f.err != nil {
+		return
+	}
+	i := slices.IndexFunc(known, func(l protocol.Link) bool {
+		full := hashOf(l)
+		return bytes.Equal(full[:referenceBytes], h[:referenceBytes])
+	})
+	if i < 0 {
+		f.unknown = true
+		return
+	}
+	e.Manifest = known[i]
+}
+
+// hashOf is the hash in a link, zero if there is none.
+func hashOf(l protocol.Link) (h protocol.Hash) {
+	if s := l.Cid().KeyString(); len(s) == cidBytes {
+		copy(h[:], s[cidBytes-len(h):])
+	}
+	return h
 }
 
 func (f *form) vote(v *protocol.Vote) {

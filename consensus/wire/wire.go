@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 
 	"github.com/blockzero-net/bzd/consensus"
 	"github.com/blockzero-net/bzd/internal/protocol"
@@ -20,6 +22,19 @@ var (
 	ErrCodec = errors.New("wire: not packed by a codec that is known here")
 )
 
+// UnknownError is an [ErrCodec]: a list refers to manifests that this codec does not know. Who sent it, and its signer if it
+// is genuine, have it under Name.
+type UnknownError struct {
+	Name   consensus.Name
+	Signer protocol.ID
+}
+
+func (e *UnknownError) Error() string {
+	return fmt.Sprintf("wire: %s %s refers to manifests that are not known here", e.Name.Kind, e.Name.Hash)
+}
+
+func (e *UnknownError) Unwrap() error { return ErrCodec }
+
 // packedBit, set in a message's byte of kind, says that it is packed.
 const packedBit = 0x80
 
@@ -27,18 +42,24 @@ const packedBit = 0x80
 // many participants could make two codecs look like one.
 const tagBytes = 8
 
-// Codec packs the messages of one cycle. It does not change, and may be used concurrently.
+// maxKnown is how many manifests of one miner are known: two void each other, more change nothing.
+const maxKnown = 2
+
+// Codec packs the messages of one cycle. Its methods may be called concurrently.
 type Codec struct {
 	network protocol.Link
 	cycle   uint64
 	ids     []protocol.ID
 	places  map[protocol.ID]int
 	tag     [tagBytes]byte
+
+	mu        sync.RWMutex
+	manifests map[protocol.ID][]protocol.Link
 }
 
 // New returns the codec of a network in a cycle with that snapshot, of which only the participants' ids matter.
 func New(network protocol.Link, cycle uint64, s protocol.Snapshot) *Codec {
-	c := &Codec{network: network, cycle: cycle, places: make(map[protocol.ID]int)}
+	c := &Codec{network: network, cycle: cycle, places: make(map[protocol.ID]int), manifests: make(map[protocol.ID][]protocol.Link)}
 	h := sha256.New()
 	h.Write([]byte("bzd/wire/1\x00"))
 	h.Write([]byte(network.Cid().KeyString()))
@@ -52,17 +73,32 @@ func New(network protocol.Link, cycle uint64, s protocol.Snapshot) *Codec {
 	return c
 }
 
+// Know tells of a commitment of this cycle that goes around: lists refer to its manifest from now on.
+func (c *Codec) Know(miner protocol.ID, manifest protocol.Link) {
+	if _, ok := c.places[miner]; !ok {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if known := c.manifests[miner]; len(known) < maxKnown && !slices.Contains(known, manifest) {
+		c.manifests[miner] = append(known, manifest)
+	}
+}
+
+// known returns the manifests of a miner.
+func (c *Codec) known(miner protocol.ID) []protocol.Link {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.manifests[miner]
+}
+
 // Pack returns the packing of an encoded message: the message itself if it is of another cycle or network, a proof, or no
 // message.
 func (c *Codec) Pack(message []byte) []byte {
-	packed, ok := c.pack(message)
-	if !ok {
-		return message
-	}
-	return packed
+	return Codecs{c}.Pack(message)
 }
 
-func (c *Codec) pack(message []byte) (packed []byte, ok bool) {
+func (c *Codec) pack(message []byte, whole bool) (packed []byte, ok bool) {
 	m, err := consensus.DecodeMessage(message)
 	if err != nil || m.Kind == consensus.KindProof {
 		return nil, false
@@ -71,11 +107,7 @@ func (c *Codec) pack(message []byte) (packed []byte, ok bool) {
 	if err != nil {
 		return nil, false
 	}
-	return c.packRecord(m.Kind, r)
-}
-
-func (c *Codec) packRecord(kind consensus.Kind, r protocol.Record) (packed []byte, ok bool) {
-	f := form{codec: c, last: -1, b: append([]byte{packedBit | byte(kind)}, c.tag[:]...)}
+	f := form{codec: c, last: -1, whole: whole, b: append([]byte{packedBit | byte(m.Kind)}, c.tag[:]...)}
 	switch r := r.(type) {
 	case protocol.ScoreCommit:
 		f.scoreCommit(&r)
@@ -113,6 +145,10 @@ func (c *Codec) unpack(kind consensus.Kind, body []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %s: %w", ErrPacked, kind, f.err)
 	}
 	m, err := consensus.NewMessage(r)
+	if l, ok := r.(protocol.List); ok && f.referred && (f.unknown || err != nil || sha256.Sum256(m.Bytes) != f.digest) {
+		// Unknown, or others that begin alike are meant; whatever else may be wrong, the list itself tells.
+		return nil, &UnknownError{consensus.Name{Kind: kind, Hash: f.digest}, l.Validator}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrPacked, kind, err)
 	}
@@ -126,9 +162,23 @@ func (c *Codec) unpack(kind consensus.Kind, body []byte) ([]byte, error) {
 type Codecs []*Codec
 
 // Pack returns the packing of an encoded message by the codec of its cycle, the message itself if there is none.
-func (cs Codecs) Pack(message []byte) []byte {
+func (cs Codecs) Pack(message []byte) []byte { return cs.pack(message, false) }
+
+// PackWhole is Pack for whoever asked for the message because it knows less: nothing is referred to.
+func (cs Codecs) PackWhole(message []byte) []byte { return cs.pack(message, true) }
+
+// Know is [Codec.Know] for the codecs of the commitment's cycle.
+func (cs Codecs) Know(commitment protocol.Commitment) {
 	for _, c := range cs {
-		if packed, ok := c.pack(message); ok {
+		if c.cycle == commitment.Cycle {
+			c.Know(commitment.Miner, commitment.Manifest)
+		}
+	}
+}
+
+func (cs Codecs) pack(message []byte, whole bool) []byte {
+	for _, c := range cs {
+		if packed, ok := c.pack(message, whole); ok {
 			return packed
 		}
 	}
@@ -142,7 +192,7 @@ func (cs Codecs) Unpack(packed []byte) ([]byte, error) {
 	}
 	if packed[0]&packedBit == 0 {
 		for _, c := range cs {
-			if _, ok := c.pack(packed); ok {
+			if _, ok := c.pack(packed, false); ok {
 				return nil, fmt.Errorf("%w: not packed", ErrCodec)
 			}
 		}
