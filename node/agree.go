@@ -102,6 +102,26 @@ func (n *Node) follow(t timeline, run *agreementRun) {
 	})
 }
 
+// agreed reports how an instance went until its first output.
+func (n *Node) agreed(cycle uint64, run *agreementRun, outcome consensus.Outcome) {
+	m := run.Metrics()
+	a := Agreement{Instance: run.instance.String(), Outcome: outcome.String(), Prepared: m.Prepared, Committed: m.Committed, Decided: m.Decided,
+		Sent: map[string]uint64{}, Received: map[string]uint64{}, Ignored: m.Ignored, Refused: m.Refused}
+	var sent, received uint64
+	for k := range m.Sent {
+		kind := consensus.Kind(k).String()
+		if m.Sent[k] > 0 {
+			a.Sent[kind], sent = m.Sent[k], sent+m.Sent[k]
+		}
+		if m.Received[k] > 0 {
+			a.Received[kind], received = m.Received[k], received+m.Received[k]
+		}
+	}
+	n.event(Event{Kind: Agreed, Cycle: cycle, Agreement: &a, Text: fmt.Sprintf(
+		"%s %s: prepared after %d ms, committed after %d, certificate after %d; %d messages sent, %d new, %d ignored, %d refused",
+		a.Instance, a.Outcome, a.Prepared, a.Committed, a.Decided, sent, received, a.Ignored, a.Refused)})
+}
+
 // cycleClock is a cycle's time in milliseconds since its anchor.
 type cycleClock struct {
 	n *Node

@@ -174,7 +174,7 @@ func TestPack(t *testing.T) {
 			t.Errorf("message %d: %v", i, err)
 		}
 		t.Logf("%s: %d bytes of %d", consensus.Kind(m[0]), len(packed), len(m))
-		if percent := [...]int{15, 34, 45}[i]; 100*len(packed) > percent*len(m) {
+		if percent := [...]int{15, 34, 50}[i]; 100*len(packed) > percent*len(m) {
 			t.Errorf("%s: %d bytes of %d", consensus.Kind(m[0]), len(packed), len(m))
 		}
 	}
