@@ -19,6 +19,7 @@ import (
 	"github.com/blockzero-net/bzd/consensus/beacon"
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/p2p"
+	"github.com/blockzero-net/bzd/p2p/gossip"
 )
 
 // TestSync: a validator that comes late and a miner that was away find out where the network is, verify it back to genesis,
@@ -288,5 +289,33 @@ func TestRepeats(t *testing.T) {
 	}
 	if _, err := from.host.Request(ctx, late.host.ID(), tell, append(m.Encode(), 0)); !errors.Is(err, p2p.ErrRefused) {
 		t.Errorf("a message that is no record: %v", err)
+	}
+	// The list came because who lacks commitments asks for it; what is left to judge is each way to send it.
+	whole, short := late.packing().PackWhole(m.Encode()), from.packing().Pack(m.Encode())
+	if len(short) >= len(whole) {
+		t.Errorf("%d bytes where the commitments are known, %d in full", len(short), len(whole))
+	}
+	for _, e := range list.Entries {
+		late.packing().Know(protocol.Commitment{Cycle: list.Cycle, Miner: e.Miner, Manifest: e.Manifest})
+	}
+	changed, unheard := bytes.Clone(whole), bytes.Clone(whole)
+	changed[len(changed)-1] ^= 1
+	unheard[1] ^= 1
+	for _, x := range []struct {
+		name   string
+		packed []byte
+		want   gossip.Verdict
+	}{
+		{"not packed", m.Encode(), gossip.Ignore},
+		{"of a codec that is not known", unheard, gossip.Ignore},
+		{"cut off", whole[:len(whole)-1], gossip.Reject},
+		{"with something behind it", append(bytes.Clone(whole), 0), gossip.Reject},
+		{"with a wrong signature", changed, gossip.Reject},
+		{"in full", whole, gossip.Accept},
+		{"again in other bytes", short, gossip.Ignore},
+	} {
+		if got := late.judgeMessage(ctx, from.host.ID(), x.packed); got != x.want {
+			t.Errorf("a list %s: %v, want %v", x.name, got, x.want)
+		}
 	}
 }
