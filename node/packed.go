@@ -62,8 +62,8 @@ func (n *Node) judge(from peer.ID, packed []byte) (v consensus.Valid, verdict go
 	return v, gossip.Reject
 }
 
-// judgeMessage decides about a message of the agreement before it is relayed. Gossip drops what it has seen by its bytes; a
-// message that comes in other ones is dropped here.
+// judgeMessage decides about a message of the agreement before it is relayed. Gossip drops what it has seen by its
+// bytes; a message that comes in other ones is dropped here.
 func (n *Node) judgeMessage(_ context.Context, from peer.ID, packed []byte) gossip.Verdict {
 	v, verdict := n.judge(from, packed)
 	if verdict != gossip.Accept {
@@ -84,8 +84,8 @@ func (n *Node) judgeMessage(_ context.Context, from peer.ID, packed []byte) goss
 	return gossip.Accept
 }
 
-// Bounds of what is remembered in a cycle: messages that went around, and messages that wait for delivery, so that their
-// signatures are verified once.
+// Bounds of what is remembered in a cycle: messages that went around, and messages that wait for delivery, so that
+// their signatures are verified once.
 const (
 	maxRelayed = 1 << 16
 	maxChecked = 1024
@@ -112,7 +112,8 @@ const maxPulls = 2
 func (n *Node) pull(from peer.ID, list wire.UnknownError) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if p, ok := n.snapshot.Find(list.Signer); !ok || !p.Roles.Has(protocol.RoleValidator) || n.pulled[list.Signer] >= maxPulls {
+	signer, ok := n.snapshot.Find(list.Signer)
+	if !ok || !signer.Roles.Has(protocol.RoleValidator) || n.pulled[list.Signer] >= maxPulls {
 		return
 	}
 	n.pulled[list.Signer]++

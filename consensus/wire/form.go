@@ -11,8 +11,8 @@ import (
 	"github.com/blockzero-net/bzd/internal/protocol"
 )
 
-// form writes or reads the packed form of one record. Each method below says what the form of its type is, once for both
-// ways: writing, it appends what its argument holds; reading, it sets its argument. After an error nothing counts.
+// form writes or reads the packed form of one record. Each method below says what the form of its type is, once for
+// both ways: writing, it appends what its argument holds; reading, it sets its argument. After an error nothing counts.
 //
 // Every form can be read in one way only, and what is read writes the same again.
 type form struct {
@@ -109,8 +109,8 @@ func (f *form) count(n int, packed, encoded int) int {
 	return int(wide)
 }
 
-// id is how many places it is after the last id in the snapshot, around its end; 0 and the id itself for one that is not
-// there.
+// id is how many places it is after the last id in the snapshot, around its end; 0 and the id itself for one that is
+// not there.
 func (f *form) id(id *protocol.ID) {
 	all := len(f.codec.ids)
 	var step uint64
@@ -135,7 +135,8 @@ func (f *form) id(id *protocol.ID) {
 // maxName is the longest name of a group or domain, in bytes.
 const maxName = 32
 
-// name is its number among the names of this record as they come first, from 1; 0, its length and its bytes for a new one.
+// name is its number among the names of this record as they come first, from 1; 0, its length and its bytes for a new
+// one.
 func (f *form) name(s *string) {
 	var place uint64
 	for i, known := range f.names {

@@ -14,16 +14,16 @@ import (
 
 // Errors of Unpack.
 var (
-	// ErrPacked: the bytes are no packing. Everybody who has the codec that they name sees the same; whoever passed them on
-	// had it.
+	// ErrPacked: the bytes are no packing. Everybody who has the codec that they name sees the same; whoever passed
+	// them on had it.
 	ErrPacked = errors.New("wire: not a packed message")
 	// ErrCodec: whether they are one cannot be told here: they are packed by a codec of another cycle or snapshot, or not
 	// packed although this node could have. Nobody is to blame.
 	ErrCodec = errors.New("wire: not packed by a codec that is known here")
 )
 
-// UnknownError is an [ErrCodec]: a list refers to manifests that this codec does not know. Who sent it, and its signer if it
-// is genuine, have it under Name.
+// UnknownError is an [ErrCodec]: a list refers to manifests that this codec does not know. Who sent it, and its signer
+// if it is genuine, have it under Name.
 type UnknownError struct {
 	Name   consensus.Name
 	Signer protocol.ID
@@ -38,8 +38,8 @@ func (e *UnknownError) Unwrap() error { return ErrCodec }
 // packedBit, set in a message's byte of kind, says that it is packed.
 const packedBit = 0x80
 
-// tagBytes is how much of the hash of what a codec knows goes with every packed message. Below 8, somebody who may register
-// many participants could make two codecs look like one.
+// tagBytes is how much of the hash of what a codec knows goes with every packed message. Below 8, somebody who may
+// register many participants could make two codecs look like one.
 const tagBytes = 8
 
 // maxKnown is how many manifests of one miner are known: two void each other, more change nothing.
@@ -59,7 +59,10 @@ type Codec struct {
 
 // New returns the codec of a network in a cycle with that snapshot, of which only the participants' ids matter.
 func New(network protocol.Link, cycle uint64, s protocol.Snapshot) *Codec {
-	c := &Codec{network: network, cycle: cycle, places: make(map[protocol.ID]int), manifests: make(map[protocol.ID][]protocol.Link)}
+	c := &Codec{
+		network: network, cycle: cycle, places: make(map[protocol.ID]int),
+		manifests: make(map[protocol.ID][]protocol.Link),
+	}
 	h := sha256.New()
 	h.Write([]byte("bzd/wire/1\x00"))
 	h.Write([]byte(network.Cid().KeyString()))
@@ -92,8 +95,8 @@ func (c *Codec) known(miner protocol.ID) []protocol.Link {
 	return c.manifests[miner]
 }
 
-// Pack returns the packing of an encoded message: the message itself if it is of another cycle or network, a proof, or no
-// message.
+// Pack returns the packing of an encoded message: the message itself if it is of another cycle or network, a proof, or
+// no message.
 func (c *Codec) Pack(message []byte) []byte {
 	return Codecs{c}.Pack(message)
 }

@@ -51,15 +51,18 @@ func messages(t testing.TB, link protocol.Link, s protocol.Snapshot) (all [][]by
 			continue
 		}
 		v.Groups[0].Rows = append(v.Groups[0].Rows, protocol.Row{
-			Miner: id, Gain: rng.Int64N(1e7), StdErr: rng.Uint64N(1e6), N: 128, Screen: rng.Int64N(1e7), Status: protocol.StatusOK,
+			Miner: id, Gain: rng.Int64N(1e7), StdErr: rng.Uint64N(1e6), N: 128, Screen: rng.Int64N(1e7),
+			Status: protocol.StatusOK,
 		})
 		h := hash()
 		l.Entries = append(l.Entries, protocol.ListEntry{
-			Miner: id, Group: "go", Manifest: protocol.LinkTo(protocol.DagCBOR, h[:]), Bucket: uint32(rng.IntN(3000)), State: protocol.ListHeld,
+			Miner: id, Group: "go", Manifest: protocol.LinkTo(protocol.DagCBOR, h[:]),
+			Bucket: uint32(rng.IntN(3000)), State: protocol.ListHeld,
 		})
 	}
 	vote := protocol.Vote{
-		Version: 1, Network: link, Cycle: 9, Instance: 1, Type: protocol.VoteCommit, Parent: hash(), Digest: hash(), Validator: s.Participants[1].ID,
+		Version: 1, Network: link, Cycle: 9, Instance: 1, Type: protocol.VoteCommit, Parent: hash(), Digest: hash(),
+		Validator: s.Participants[1].ID,
 	}
 	for _, err := range []error{v.Sign(key), l.Sign(key), vote.Sign(key)} {
 		if err != nil {
@@ -103,8 +106,10 @@ func samples(t testing.TB) (c *Codec, byFile map[string][]byte) {
 	}
 	byFile = make(map[string][]byte)
 	for name, kind := range map[string]consensus.Kind{
-		"score-commit": consensus.KindScoreCommit, "score-vector": consensus.KindScoreVector, "merge-vector": consensus.KindMergeVector,
-		"list": consensus.KindList, "proposal": consensus.KindProposal, "merge-proposal": consensus.KindProposal, "vote": consensus.KindVote,
+		"score-commit": consensus.KindScoreCommit, "score-vector": consensus.KindScoreVector,
+		"merge-vector": consensus.KindMergeVector,
+		"list":         consensus.KindList, "proposal": consensus.KindProposal, "merge-proposal": consensus.KindProposal,
+		"vote":        consensus.KindVote,
 		"status-null": consensus.KindStatus, "status-lock": consensus.KindStatus, "certificate": consensus.KindCertificate,
 		"null-certificate": consensus.KindCertificate, "lock": consensus.KindLock,
 	} {
@@ -113,8 +118,8 @@ func samples(t testing.TB) (c *Codec, byFile map[string][]byte) {
 	return New(vote.Network, cycle, s), byFile
 }
 
-// TestVectors: the packing of each of the protocol's vectors is that of testdata, and comes back. A file of one bit changed
-// anywhere is refused or is the packing of another message.
+// TestVectors: the packing of each of the protocol's vectors is that of testdata, and comes back. A file of one bit
+// changed anywhere is refused or is the packing of another message.
 func TestVectors(t *testing.T) {
 	c, all := samples(t)
 	for name, m := range all {
@@ -190,8 +195,8 @@ func TestPack(t *testing.T) {
 	}
 }
 
-// TestReference: a list says of a manifest that is known four bytes. Who does not know it learns whose list it is and what to
-// ask for, and understands the whole.
+// TestReference: a list says of a manifest that is known four bytes. Who does not know it learns whose list it is and
+// what to ask for, and understands the whole.
 func TestReference(t *testing.T) {
 	link, s := network(64)
 	c, behind := New(link, 9, s), New(link, 9, s)
@@ -251,7 +256,8 @@ func TestReference(t *testing.T) {
 
 func hash(l protocol.Link) []byte { h := hashOf(l); return h[:] }
 
-// TestRefused: one message has one packing, and what is wrong is the sender's fault only if the sender must have seen it.
+// TestRefused: one message has one packing, and what is wrong is the sender's fault only if the sender must have seen
+// it.
 func TestRefused(t *testing.T) {
 	c, all := samples(t)
 	vote := c.Pack(all["vote"])
@@ -363,7 +369,8 @@ func FuzzUnpack(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) { one(t, c, b) })
 }
 
-// FuzzReference is FuzzUnpack for a codec that knows manifests: a list may come in more or less full, and means the same.
+// FuzzReference is FuzzUnpack for a codec that knows manifests: a list may come in more or less full, and means the
+// same.
 func FuzzReference(f *testing.F) {
 	c, all := samples(f)
 	l, err := protocol.DecodeList(all["list"][1:])
