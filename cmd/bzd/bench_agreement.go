@@ -19,7 +19,7 @@ import (
 const (
 	targetDirect = 1000     // ms: the 99th percentile of decisions with direct messages
 	targetGossip = 2500     // with gossip alone
-	targetBytes  = 12 << 20 // a cycle, of one validator, each way
+	targetBytes  = 12_000_000 // a cycle, of one validator, each way
 	targetRate   = 50_000   // messages a second on one processor, signatures apart
 )
 
