@@ -124,14 +124,14 @@ type Event struct {
 }
 
 // Agreement is how one instance went at one validator until its first output. Times are milliseconds from the instance's
-// Start, 0 for what did not happen; messages are counted by kind, repetitions included where they are sent.
+// Start, 0 for what did not happen; messages are counted by kind.
 type Agreement struct {
 	Instance  string            `json:"instance"` // W or M
 	Outcome   string            `json:"outcome"`
 	Prepared  int64             `json:"prepared_ms"`  // to this validator's first PREPARE
 	Committed int64             `json:"committed_ms"` // to its first COMMIT-V
 	Decided   int64             `json:"decided_ms"`   // to its certificate
-	Sent      map[string]uint64 `json:"sent"`
+	Sent      map[string]uint64 `json:"sent"`     // to all, repetitions included
 	Received  map[string]uint64 `json:"received"` // that were new
 	Ignored   uint64            `json:"ignored"`
 	Refused   uint64            `json:"refused"` // by their senders' fault
