@@ -131,8 +131,8 @@ type Agreement struct {
 	Prepared  int64             `json:"prepared_ms"`  // to this validator's first PREPARE
 	Committed int64             `json:"committed_ms"` // to its first COMMIT-V
 	Decided   int64             `json:"decided_ms"`   // to its certificate
-	Sent      map[string]uint64 `json:"sent"`     // to all, repetitions included
-	Received  map[string]uint64 `json:"received"` // that were new
+	Sent      map[string]uint64 `json:"sent"`         // to all, repetitions included
+	Received  map[string]uint64 `json:"received"`     // that were new
 	Ignored   uint64            `json:"ignored"`
 	Refused   uint64            `json:"refused"` // by their senders' fault
 }
