@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"math"
+	"math/bits"
 	"slices"
 
 	"github.com/blockzero-net/bzd/consensus"
@@ -216,11 +216,11 @@ func (f *form) scoreCommit(c *protocol.ScoreCommit) {
 const (
 	encodedHash   = 34
 	encodedRow    = 76
-	packedRow     = 5
+	packedRow     = 1
 	encodedGroup  = 14
 	packedGroup   = 2
 	encodedEntry  = 112
-	packedEntry   = 4 + referenceBytes
+	packedEntry   = 2 + referenceBytes
 	encodedWeight = 71
 	packedWeight  = 5
 	encodedSig    = 115
@@ -235,61 +235,106 @@ func (f *form) scoreVector(v *protocol.ScoreVector) {
 	f.hash(&v.Parent)
 	f.hash(&v.List)
 	f.hash(&v.Salt)
-	each(f, &v.Groups, packedGroup, encodedGroup, func(_, g *protocol.GroupRows) {
+	each(f, &v.Groups, packedGroup, encodedGroup, func(g *protocol.GroupRows) {
 		f.name(&g.Group)
-		each(f, &g.Rows, packedRow, encodedRow, f.row)
+		f.rows(&g.Rows)
 	})
 	f.sig(&v.Sig)
 }
 
-// What of a row differs from the one before it, beside the status in the low half of a byte.
-const (
-	otherN     = 0x10
-	otherShard = 0x20
-)
-
-func (f *form) row(before, r *protocol.Row) {
-	f.id(&r.Miner)
-	b := byte(r.Status)
-	if r.N != before.N {
-		b |= otherN
+// rows are a table by columns.
+func (f *form) rows(all *[]protocol.Row) {
+	n := f.count(len(*all), packedRow, encodedRow)
+	if f.reading {
+		*all = make([]protocol.Row, n)
 	}
-	if r.Shard != before.Shard {
-		b |= otherShard
+	rows := (*all)[:n]
+	for i := range rows {
+		f.id(&rows[i].Miner)
 	}
-	f.octet(&b)
-	if b > otherShard|otherN|0xf {
-		f.fail("a row of form %d", b)
-	}
-	r.Status = protocol.Status(b & 0xf)
-	f.other(b&otherN != 0, before.N, &r.N)
-	f.other(b&otherShard != 0, before.Shard, &r.Shard)
-	f.int(&r.Gain)
-	f.uint64(&r.StdErr)
-	f.int(&r.Screen)
+	column(f, rows, func(r *protocol.Row) *protocol.Status { return &r.Status })
+	column(f, rows, func(r *protocol.Row) *uint32 { return &r.Shard })
+	column(f, rows, func(r *protocol.Row) *uint32 { return &r.N })
+	column(f, rows, func(r *protocol.Row) *int64 { return &r.Gain })
+	column(f, rows, func(r *protocol.Row) *uint64 { return &r.StdErr })
+	column(f, rows, func(r *protocol.Row) *int64 { return &r.Screen })
 }
 
-// other is a number that differs from the one before, or nothing.
-func (f *form) other(differs bool, before uint32, v *uint32) {
-	if !differs {
-		*v = before
+// column is one field of the rows of a table, nothing if there are none: the least value, how many bits the largest
+// differs from it by, and the difference of each row in so many bits, from the lowest up.
+func column[T any, N ~uint8 | ~uint32 | ~uint64 | ~int64](f *form, rows []T, field func(*T) *N) {
+	if len(rows) == 0 || f.err != nil {
 		return
 	}
-	if f.uint32(v); *v == before {
-		f.fail("the same number again")
+	low, high := *field(&rows[0]), *field(&rows[0])
+	for i := range rows {
+		low, high = min(low, *field(&rows[i])), max(high, *field(&rows[i]))
+	}
+	least := int64(low)
+	if signed := N(0)-1 < 0; signed {
+		f.int(&least)
+	} else {
+		wide := uint64(low)
+		f.uint64(&wide)
+		least = int64(wide)
+	}
+	width := byte(bits.Len64(uint64(high) - uint64(low)))
+	f.octet(&width)
+	size := (len(rows)*int(width) + 7) / 8
+	if f.err != nil || width > 64 || f.reading && size > len(f.b) {
+		f.fail("a column of %d bits", width)
+		return
+	}
+	packed := make([]byte, size)
+	if !f.reading {
+		for i := range rows {
+			put(packed, i*int(width), int(width), uint64(*field(&rows[i]))-uint64(low))
+		}
+	}
+	f.raw(packed)
+	if !f.reading {
+		return
+	}
+	low = N(least)
+	var most uint64
+	every := ^uint64(0) // the least difference is 0
+	for i := range rows {
+		d := get(packed, i*int(width), int(width))
+		v := N(uint64(least) + d)
+		if uint64(v)-uint64(low) != d || v < low {
+			f.fail("a number beyond its type")
+			return
+		}
+		*field(&rows[i]) = v
+		most, every = max(most, d), min(every, d)
+	}
+	if int64(low) != least || every != 0 || bits.Len64(most) != int(width) || size > 0 && packed[size-1]>>((len(rows)*int(width)-1)%8+1) != 0 {
+		f.fail("a column that takes more than it needs")
 	}
 }
 
-// each is the length of a list, then its elements, each with the one before it at hand, the first with a zero one.
-func each[T any](f *form, all *[]T, packed, encoded int, element func(before, e *T)) {
+// put writes the width lowest bits of v at a bit of b, get reads them.
+func put(b []byte, at, width int, v uint64) {
+	for k := 0; k < width; k++ {
+		b[(at+k)/8] |= byte(v>>k&1) << ((at + k) % 8)
+	}
+}
+
+func get(b []byte, at, width int) (v uint64) {
+	for k := 0; k < width; k++ {
+		v |= uint64(b[(at+k)/8]>>((at+k)%8)&1) << k
+	}
+	return v
+}
+
+// each is the length of a list, then its elements.
+func each[T any](f *form, all *[]T, packed, encoded int, element func(*T)) {
 	n := f.count(len(*all), packed, encoded)
 	if f.reading {
 		*all = make([]T, n)
 	}
-	var before T
 	for i := 0; i < n && f.err == nil; i++ {
-		element(&before, &(*all)[i])
-		before = (*all)[i]
+		element(&(*all)[i])
 	}
 }
 
@@ -299,8 +344,8 @@ func (f *form) mergeVector(v *protocol.MergeVector) {
 	f.hash(&v.Parent)
 	f.uint32(&v.Alpha)
 	v.Measure.Version = protocol.Version
-	each(f, &v.Measure.Groups, 1, 2, func(_, g *string) { f.name(g) })
-	each(f, &v.Measure.Rows, packedMerge, encodedMerge, func(_, r *protocol.MergeRow) {
+	each(f, &v.Measure.Groups, 1, 2, func(g *string) { f.name(g) })
+	each(f, &v.Measure.Rows, packedMerge, encodedMerge, func(r *protocol.MergeRow) {
 		f.uint32(&r.Alpha)
 		f.name(&r.Domain)
 		f.int(&r.Change)
@@ -310,13 +355,13 @@ func (f *form) mergeVector(v *protocol.MergeVector) {
 	f.sig(&v.Sig)
 }
 
-// reference, in the byte of a list entry's state, says that of the manifest's hash the first bytes follow.
+// reference, in an entry's state, says that of the manifest's hash the first bytes follow.
 const reference = 0x10
 
 func (f *form) list(l *protocol.List) {
 	f.head(&l.Version, &l.Network, &l.Cycle)
 	f.id(&l.Validator)
-	each(f, &l.Entries, packedEntry, encodedEntry, f.entry)
+	f.entries(&l.Entries)
 	f.sig(&l.Sig)
 	if f.referred && f.err == nil {
 		if !f.reading {
@@ -326,34 +371,43 @@ func (f *form) list(l *protocol.List) {
 	}
 }
 
-func (f *form) entry(before, e *protocol.ListEntry) {
-	f.id(&e.Miner)
-	f.name(&e.Group)
-	since := int64(e.Bucket) - int64(before.Bucket)
-	f.int(&since)
-	if since < -int64(before.Bucket) || since > math.MaxUint32-int64(before.Bucket) {
-		f.fail("a bucket %d s after %d", since, before.Bucket)
+// entries are a table by columns, and the manifests.
+func (f *form) entries(all *[]protocol.ListEntry) {
+	n := f.count(len(*all), packedEntry, encodedEntry)
+	if f.reading {
+		*all = make([]protocol.ListEntry, n)
 	}
-	e.Bucket = uint32(int64(before.Bucket) + since)
-	known := f.codec.known(e.Miner)
-	state := byte(e.State)
-	if !f.reading && !f.whole && slices.Contains(known, e.Manifest) {
-		state |= reference
+	entries := slices.Clone((*all)[:n])
+	for i := range entries {
+		f.id(&entries[i].Miner)
+		f.name(&entries[i].Group)
+		if known := f.codec.known(entries[i].Miner); !f.reading && !f.whole && slices.Contains(known, entries[i].Manifest) {
+			entries[i].State |= reference
+		}
 	}
-	f.octet(&state)
-	e.State = protocol.ListState(state &^ reference)
-	if state&reference == 0 {
-		h := hashOf(e.Manifest)
+	column(f, entries, func(e *protocol.ListEntry) *protocol.ListState { return &e.State })
+	column(f, entries, func(e *protocol.ListEntry) *uint32 { return &e.Bucket })
+	for i := range entries {
+		f.manifest(&entries[i])
+		entries[i].State &^= reference
+	}
+	*all = entries
+}
+
+// manifest is that of an entry: its hash, or the beginning of one that is known.
+func (f *form) manifest(e *protocol.ListEntry) {
+	h := hashOf(e.Manifest)
+	if e.State&reference == 0 {
 		f.hash(&h)
 		e.Manifest = h.Link()
 		return
 	}
 	f.referred = true
-	h := hashOf(e.Manifest)
 	f.raw(h[:referenceBytes])
 	if !f.reading || f.err != nil {
 		return
 	}
+	known := f.codec.known(e.Miner)
 	i := slices.IndexFunc(known, func(l protocol.Link) bool {
 		full := hashOf(l)
 		return bytes.Equal(full[:referenceBytes], h[:referenceBytes])
@@ -395,14 +449,14 @@ func (f *form) status(s *protocol.StatusVote) {
 }
 
 func (f *form) signatures(all *[]protocol.VoteSig) {
-	each(f, all, packedSig, encodedSig, func(_, s *protocol.VoteSig) {
+	each(f, all, packedSig, encodedSig, func(s *protocol.VoteSig) {
 		f.id(&s.Validator)
 		f.sig(&s.Sig)
 	})
 }
 
 func (f *form) hashes(all *[]protocol.Hash) {
-	each(f, all, len(protocol.Hash{}), encodedHash, func(_, h *protocol.Hash) { f.hash(h) })
+	each(f, all, len(protocol.Hash{}), encodedHash, func(h *protocol.Hash) { f.hash(h) })
 }
 
 // round is a byte: a turn without a type.
@@ -454,7 +508,7 @@ func (f *form) proposed(p *protocol.Proposal) {
 	if present(f, &p.Value.Weights) {
 		w := p.Value.Weights
 		f.hash(&w.MergeSet)
-		each(f, &w.Weights, packedWeight, encodedWeight, func(_, m *protocol.MinerWeight) {
+		each(f, &w.Weights, packedWeight, encodedWeight, func(m *protocol.MinerWeight) {
 			f.id(&m.Miner)
 			f.name(&m.Group)
 			f.octet((*byte)(&m.Status))
@@ -464,7 +518,7 @@ func (f *form) proposed(p *protocol.Proposal) {
 	}
 	if present(f, &p.Value.Merge) {
 		f.uint32(&p.Value.Merge.Alpha)
-		each(f, &p.Value.Merge.Excluded, 1, 2, func(_, g *string) { f.name(g) })
+		each(f, &p.Value.Merge.Excluded, 1, 2, func(g *string) { f.name(g) })
 		f.link(&p.Value.Merge.Next)
 	}
 	if present(f, &p.Lock) {

@@ -179,7 +179,7 @@ func TestPack(t *testing.T) {
 			t.Errorf("message %d: %v", i, err)
 		}
 		t.Logf("%s: %d bytes of %d", consensus.Kind(m[0]), len(packed), len(m))
-		if percent := [...]int{15, 34, 50}[i]; 100*len(packed) > percent*len(m) {
+		if percent := [...]int{12, 31, 50}[i]; 100*len(packed) > percent*len(m) {
 			t.Errorf("%s: %d bytes of %d", consensus.Kind(m[0]), len(packed), len(m))
 		}
 	}
@@ -211,7 +211,7 @@ func TestReference(t *testing.T) {
 		Codecs{c}.Know(protocol.Commitment{Cycle: 8, Miner: e.Miner, Manifest: link})
 	}
 	packed := c.Pack(m)
-	if len(packed) > len(whole)/3 {
+	if len(packed) > len(m)/12 {
 		t.Errorf("%d bytes instead of %d", len(packed), len(whole))
 	}
 	if got, err := c.Unpack(packed); err != nil || !bytes.Equal(got, m) {
