@@ -132,8 +132,12 @@ func (f *form) id(id *protocol.ID) {
 	}
 }
 
-// maxName is the longest name of a group or domain, in bytes.
-const maxName = 32
+// Bounds of the names of groups and domains: the longest, in bytes, and how many a message has, for each is compared with
+// all before it. A record has fewer.
+const (
+	maxName  = 32
+	maxNames = 4096
+)
 
 // name is its number among the names of this record as they come first, from 1; 0, its length and its bytes for a new
 // one.
@@ -154,6 +158,9 @@ func (f *form) name(s *string) {
 	}
 	length := uint64(len(*s))
 	f.uint(&length, maxName)
+	if len(f.names) >= maxNames {
+		f.fail("more than %d names", maxNames)
+	}
 	if f.err != nil {
 		return
 	}
@@ -308,7 +315,8 @@ func column[T any, N ~uint8 | ~uint32 | ~uint64 | ~int64](f *form, rows []T, fie
 		*field(&rows[i]) = v
 		most, every = max(most, d), min(every, d)
 	}
-	if int64(low) != least || every != 0 || bits.Len64(most) != int(width) || size > 0 && packed[size-1]>>((len(rows)*int(width)-1)%8+1) != 0 {
+	rest := 8*size - len(rows)*int(width) // bits of the last byte
+	if int64(low) != least || every != 0 || bits.Len64(most) != int(width) || rest > 0 && packed[size-1]>>(8-rest) != 0 {
 		f.fail("a column that takes more than it needs")
 	}
 }

@@ -321,6 +321,14 @@ func TestBounded(t *testing.T) {
 	if _, err := c.Unpack(b); !errors.Is(err, ErrPacked) {
 		t.Fatal(err)
 	}
+	names := slices.Clone(b[:head+1+3*32+len(many)])
+	for i := range maxNames + 1 {
+		names = append(names, 0, 2, byte(i), byte(i>>8), 0)
+	}
+	names = append(names, make([]byte, 1<<19)...)
+	if _, err := c.Unpack(names); err == nil || !strings.Contains(err.Error(), "names") {
+		t.Errorf("a message of %d names: %v", maxNames+1, err)
+	}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	c.Unpack(b)
