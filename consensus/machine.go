@@ -295,7 +295,11 @@ func (m *Machine) again() {
 				continue
 			}
 		case KindScoreVector, KindMergeVector: // the largest; once there is a valid proposal, who needs it fetches it
-			if since := m.beat; !m.revealed || m.prepared >= 0 || since > 8 || since&(since-1) != 0 {
+			if !m.revealed || m.prepared >= 0 || m.beat < 1 {
+				continue
+			}
+			if m.beat != 4 && m.beat != 8 {
+				m.remind(message)
 				continue
 			}
 		case KindProposal:
@@ -326,6 +330,18 @@ func (m *Machine) again() {
 					m.want(c.proposal)
 				}
 			}
+		}
+	}
+}
+
+// remind repeats a vector for those whom it helps: the proposers of this turn and the next.
+func (m *Machine) remind(vector Message) {
+	if vector.Kind == 0 {
+		return
+	}
+	for turn := m.beat - 1; turn <= m.beat && turn < Ranks*m.cfg.Rounds; turn++ {
+		if id, ok := m.cfg.Proposer(uint32(turn/Ranks), int(turn%Ranks)); ok && id != m.cfg.Self {
+			m.pending.Reply = append(m.pending.Reply, Reply{id, vector})
 		}
 	}
 }

@@ -598,6 +598,42 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
+// TestReminds: a vector is repeated to the proposers of the turn and the next one, now and then to all, until its validator
+// has prepared, here when it proposes in its own turn.
+func TestReminds(t *testing.T) {
+	m := machine(t, config(3), start)
+	_, vm := vectors(t, 3)
+	if err := m.Input(consensus.Input{Merge: vector(3, 1)}); err != nil {
+		t.Fatal(err)
+	}
+	if r := drain(m); !slices.Equal(kinds(r), []consensus.Kind{consensus.KindMergeVector}) {
+		t.Fatalf("sends %v", kinds(r))
+	}
+	step(t, m, nil, vm...)
+	for k, want := range [][]int{1: {0, 1}, 2: {1, 2}, 3: {2}, 4: nil} {
+		if k == 0 {
+			continue
+		}
+		m.Tick(start + int64(k)*delta)
+		r := m.Ready()
+		var to []int
+		for _, reply := range r.Reply {
+			if reply.Message.Kind == consensus.KindMergeVector {
+				to = append(to, int(reply.To[0])-1)
+			}
+		}
+		all := slices.Contains(kinds(r), consensus.KindMergeVector)
+		if !slices.Equal(to, want) || all != (k == 4) {
+			t.Errorf("at %d δ to %v, to all: %t; want %v", k, to, all, want)
+		}
+		drain(m)
+	}
+	m.Tick(start + 5*delta)
+	if r := m.Ready(); len(r.Reply) > 0 || slices.Contains(kinds(r), consensus.KindMergeVector) {
+		t.Errorf("after its PREPARE it sends %v, replies %v", kinds(r), r.Reply)
+	}
+}
+
 // TestUnavailable: a proposal that cannot be derived yet blames nobody, gets no vote, and is tried again.
 func TestUnavailable(t *testing.T) {
 	cfg := config(3)

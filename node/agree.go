@@ -28,7 +28,7 @@ const (
 
 var (
 	askRecord = p2p.Protocol{Name: "record", MaxRequest: 64, MaxResponse: consensus.MaxMessage, Bound: true}
-	// tell brings one message of the agreement to one validator, past gossip. There is no answer.
+	// tell brings one packed message of the agreement to one validator, past gossip. There is no answer.
 	tell = p2p.Protocol{Name: "tell", MaxRequest: consensus.MaxMessage, MaxResponse: 0, Bound: true}
 )
 
@@ -102,6 +102,26 @@ func (n *Node) follow(t timeline, run *agreementRun) {
 	})
 }
 
+// agreed reports how an instance went until its first output.
+func (n *Node) agreed(cycle uint64, run *agreementRun, outcome consensus.Outcome) {
+	m := run.Metrics()
+	a := Agreement{Instance: run.instance.String(), Outcome: outcome.String(), Prepared: m.Prepared, Committed: m.Committed, Decided: m.Decided,
+		Sent: map[string]uint64{}, Received: map[string]uint64{}, Ignored: m.Ignored, Refused: m.Refused}
+	var sent, received uint64
+	for k := range m.Sent {
+		kind := consensus.Kind(k).String()
+		if m.Sent[k] > 0 {
+			a.Sent[kind], sent = m.Sent[k], sent+m.Sent[k]
+		}
+		if m.Received[k] > 0 {
+			a.Received[kind], received = m.Received[k], received+m.Received[k]
+		}
+	}
+	n.event(Event{Kind: Agreed, Cycle: cycle, Agreement: &a, Text: fmt.Sprintf(
+		"%s %s: prepared after %d ms, committed after %d, certificate after %d; %d messages sent, %d new, %d ignored, %d refused",
+		a.Instance, a.Outcome, a.Prepared, a.Committed, a.Decided, sent, received, a.Ignored, a.Refused)})
+}
+
 // cycleClock is a cycle's time in milliseconds since its anchor.
 type cycleClock struct {
 	n *Node
@@ -131,15 +151,16 @@ func (v validators) Send(ctx context.Context, message []byte) error {
 	n := v.n
 	for _, m := range n.misbehave(message) {
 		fresh := n.first(m.bytes)
+		packed := n.packing().Pack(m.bytes)
 		if !fresh || m.only != nil || urgent(m.bytes) {
 			for i, to := range n.validatorPeers() {
 				if m.only == nil || m.only(i) {
-					n.tell(to, m.bytes)
+					n.tell(to, packed)
 				}
 			}
 		}
 		if fresh && m.only == nil {
-			if err := n.agree.Publish(ctx, m.bytes); err != nil {
+			if err := n.agree.Publish(ctx, packed); err != nil {
 				return err
 			}
 		}
@@ -159,13 +180,13 @@ func urgent(message []byte) bool {
 // Tell gives a message to one validator if it is connected.
 func (v validators) Tell(to protocol.ID, message []byte) {
 	if p, ok := v.n.host.PeerOf(to); ok {
-		v.n.tell(p, message)
+		v.n.tell(p, v.n.packing().Pack(message))
 	}
 }
 
-// tell brings a message to one peer behind the caller's back: one that hangs must not hold up what is for the others. With
+// tell brings a packed message to one peer behind the caller's back: one that hangs must not hold up what is for the others. With
 // too many under way to it the message is dropped; it will be repeated.
-func (n *Node) tell(to peer.ID, message []byte) {
+func (n *Node) tell(to peer.ID, packed []byte) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.telling[to] >= maxTelling {
@@ -175,7 +196,7 @@ func (n *Node) tell(to peer.ID, message []byte) {
 	n.background.Go(func() {
 		ctx, cancel := context.WithTimeout(n.running, tellTime)
 		defer cancel()
-		n.host.Request(ctx, to, tell, message) // who does not answer is told again
+		n.host.Request(ctx, to, tell, packed) // who does not answer is told again
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		if n.telling[to]--; n.telling[to] == 0 {
@@ -211,11 +232,12 @@ func (n *Node) validatorPeers() []peer.ID {
 }
 
 // told takes what another validator repeats. It is judged as if it had come by gossip, and goes no further.
-func (n *Node) told(ctx context.Context, from peer.ID, message []byte) ([]byte, error) {
-	if n.judgeMessage(ctx, from, message) != gossip.Accept {
+func (n *Node) told(_ context.Context, from peer.ID, packed []byte) ([]byte, error) {
+	v, verdict := n.judge(from, packed)
+	if verdict != gossip.Accept {
 		return nil, p2p.ErrRefused
 	}
-	n.deliver(message)
+	n.deliver(v)
 	return nil, nil
 }
 
@@ -227,7 +249,6 @@ const (
 
 // Fetch asks validators, beginning with another one for each record.
 func (v validators) Fetch(ctx context.Context, name consensus.Name) ([]byte, error) {
-	request := append([]byte{byte(name.Kind)}, name.Hash[:]...)
 	peers := v.n.validatorPeers()
 	if len(peers) == 0 {
 		return nil, errors.New("no validator to ask")
@@ -236,14 +257,21 @@ func (v validators) Fetch(ctx context.Context, name consensus.Name) ([]byte, err
 	peers = append(peers[first:], peers[:first]...)
 	for some := range slices.Chunk(peers, fetchers) {
 		found := make(chan []byte, len(some))
-		asking, cancel := context.WithTimeout(ctx, fetchTime)
+		asking, cancel := context.WithCancel(ctx)
 		for _, p := range some {
 			go func() {
-				b, err := v.n.host.Request(asking, p, askRecord, request)
-				if err != nil {
-					b = nil
+				packed, err := v.n.askFor(asking, p, name)
+				var m consensus.Message
+				if err == nil {
+					packed, err = v.n.packing().Unpack(packed)
 				}
-				found <- b
+				if err == nil {
+					m, err = consensus.DecodeMessage(packed)
+				}
+				if err != nil || m.Kind != name.Kind {
+					m.Bytes = nil
+				}
+				found <- m.Bytes
 			}()
 		}
 		for range some {
@@ -257,17 +285,18 @@ func (v validators) Fetch(ctx context.Context, name consensus.Name) ([]byte, err
 	return nil, errors.New("no validator has it")
 }
 
-// held answers askRecord.
+// held answers askRecord. Who asks for a list may know fewer commitments.
 func (n *Node) held(_ context.Context, _ peer.ID, request []byte) ([]byte, error) {
 	if len(request) != 1+len(protocol.Hash{}) {
 		return nil, errors.New("not a name")
 	}
 	name := consensus.Name{Kind: consensus.Kind(request[0]), Hash: protocol.Hash(request[1:])}
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	for _, r := range n.current {
+	runs := slices.Clone(n.current)
+	n.mu.Unlock()
+	for _, r := range runs {
 		if b, ok := r.Held(name); ok {
-			return b, nil
+			return n.packing().PackWhole(consensus.Message{Kind: name.Kind, Bytes: b}.Encode()), nil
 		}
 	}
 	return nil, nil
@@ -314,51 +343,8 @@ func (n *Node) judgeCommit(_ context.Context, _ peer.ID, raw []byte) gossip.Verd
 	if !c.VerifySig(p.Key) {
 		return gossip.Reject
 	}
+	n.packing().Know(c)
 	return gossip.Accept
-}
-
-// judgeMessage likewise.
-func (n *Node) judgeMessage(_ context.Context, _ peer.ID, raw []byte) gossip.Verdict {
-	m, err := consensus.DecodeMessage(raw)
-	if err != nil {
-		return gossip.Reject
-	}
-	n.mu.Lock()
-	checker := n.checker
-	n.mu.Unlock()
-	v, err := checker.Check(m)
-	switch {
-	case err == nil && n.apart(v):
-		return gossip.Ignore
-	case err == nil:
-		n.keepChecked(raw, v)
-		return gossip.Accept
-	case errors.Is(err, consensus.ErrIgnore): // perhaps right under another snapshot
-		return gossip.Ignore
-	}
-	return gossip.Reject
-}
-
-// maxChecked bounds the checked messages that wait for delivery.
-const maxChecked = 1024
-
-// keepChecked keeps a checked message until it is delivered, so that its signatures are verified once.
-func (n *Node) keepChecked(raw []byte, v consensus.Valid) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if len(n.checked) < maxChecked {
-		n.checked[sha256.Sum256(raw)] = v
-	}
-}
-
-// takeChecked returns a checked message once.
-func (n *Node) takeChecked(raw []byte) (v consensus.Valid, ok bool) {
-	name := protocol.Hash(sha256.Sum256(raw))
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	v, ok = n.checked[name]
-	delete(n.checked, name)
-	return v, ok
 }
 
 // listenToTopics hands accepted messages to the cycle that is under way.
@@ -387,8 +373,8 @@ func (n *Node) listenToTopics(ctx context.Context) {
 			if err != nil {
 				return
 			}
-			if !m.Own {
-				n.deliver(m.Data)
+			if v, ok := n.accepted(m.Data); ok && !m.Own {
+				n.deliver(v)
 			}
 		}
 	})
@@ -404,12 +390,9 @@ func (n *Node) takeCommit(ctx context.Context, from peer.ID, c protocol.Commitme
 	}
 }
 
-// deliver gives a message to whom it concerns.
-func (n *Node) deliver(raw []byte) {
-	m, err := consensus.DecodeMessage(raw)
-	if err != nil {
-		return
-	}
+// deliver gives a checked message to whom it concerns.
+func (n *Node) deliver(v consensus.Valid) {
+	m := v.Message()
 	switch m.Kind {
 	case consensus.KindCertificate:
 		if c, err := protocol.DecodeCertificate(m.Bytes); err == nil {
@@ -429,15 +412,11 @@ func (n *Node) deliver(raw []byte) {
 	n.mu.Lock()
 	runs := append([]*agreementRun(nil), n.current...)
 	n.mu.Unlock()
-	checked, ok := n.takeChecked(raw)
 	taken := false
 	for _, r := range runs {
-		var err error
-		if ok {
-			err = r.ReceiveValid(checked)
-		}
-		if !ok || errors.Is(err, consensus.ErrBug) { // checked under the snapshot of the cycle before
-			err = r.Receive(raw)
+		err := r.ReceiveValid(v)
+		if errors.Is(err, consensus.ErrBug) { // checked under the snapshot of the cycle before
+			err = r.Receive(m.Encode())
 		}
 		taken = taken || err == nil
 	}
@@ -445,7 +424,7 @@ func (n *Node) deliver(raw []byte) {
 		m.Kind == consensus.KindStatus || m.Kind == consensus.KindLock) {
 		n.mu.Lock()
 		if len(n.early) < earlyMessages {
-			n.early = append(n.early, raw)
+			n.early = append(n.early, v)
 		}
 		n.mu.Unlock()
 	}

@@ -35,7 +35,7 @@ func (n *Node) announce(c protocol.Certificate) {
 		if beacon.Sleep(n.running, wait) != nil || !n.hears(c.Decision()) {
 			return
 		}
-		_ = n.agree.Publish(n.running, message.Encode()) // refused if it is of no use to anybody any more
+		_ = n.agree.Publish(n.running, n.packing().Pack(message.Encode())) // refused if it is of no use to anybody any more
 	})
 }
 

@@ -121,6 +121,21 @@ type Event struct {
 	Alpha       protocol.Rational      // of Advanced
 	Bytes       int64                  // of Committed; of Fetching and Fetched: what peers sent
 	Miner       protocol.ID            // of Reason
+	Agreement   *Agreement             // of Agreed
+}
+
+// Agreement is how one instance went at one validator until its first output. Times are milliseconds from the instance's
+// Start, 0 for what did not happen; messages are counted by kind.
+type Agreement struct {
+	Instance  string            `json:"instance"` // W or M
+	Outcome   string            `json:"outcome"`
+	Prepared  int64             `json:"prepared_ms"`  // to this validator's first PREPARE
+	Committed int64             `json:"committed_ms"` // to its first COMMIT-V
+	Decided   int64             `json:"decided_ms"`   // to its certificate
+	Sent      map[string]uint64 `json:"sent"`         // to all, repetitions included
+	Received  map[string]uint64 `json:"received"`     // that were new
+	Ignored   uint64            `json:"ignored"`
+	Refused   uint64            `json:"refused"` // by their senders' fault
 }
 
 // EventKind says what happened.
@@ -138,6 +153,7 @@ const (
 	Reason                          // why Miner's work was not taken: Text
 	Scored                          // Rows were measured
 	Decided                         // W has an output
+	Agreed                          // an instance has its first output: Agreement, and Text in words
 	Accused                         // an equivocation was proven: Text says by whom and in which file the proof is
 	Submitted                       // this validator's weights are on chain
 	Advanced                        // the cycle ended with checkpoint Next

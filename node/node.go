@@ -13,6 +13,7 @@ import (
 	"github.com/blockzero-net/bzd/consensus"
 	"github.com/blockzero-net/bzd/consensus/beacon"
 	"github.com/blockzero-net/bzd/consensus/runner"
+	"github.com/blockzero-net/bzd/consensus/wire"
 	"github.com/blockzero-net/bzd/content/blockstore"
 	"github.com/blockzero-net/bzd/content/exchange"
 	"github.com/blockzero-net/bzd/content/gateway"
@@ -52,15 +53,18 @@ type Node struct {
 
 	mu         sync.Mutex
 	registry   map[protocol.ID]protocol.Key
-	snapshot   protocol.Snapshot // of the current cycle
-	checker    consensus.Checker // under snapshot
-	checked    map[protocol.Hash]consensus.Valid
+	snapshot   protocol.Snapshot                      // of the current cycle
+	checker    consensus.Checker                      // under snapshot
+	codecs     wire.Codecs                            // of the current cycle and the one before
+	checked    map[protocol.Hash]consensus.Valid      // what gossip accepted and not yet delivered, by the hash of its packing
+	relayed    map[protocol.Hash]bool                 // what gossip accepted in the current cycle, by the message's hash
+	pulled     map[protocol.ID]int                    // lists asked for in the current cycle, by signer
 	offenders  map[protocol.Hash]map[protocol.ID]bool // by merge
 	proofs     []protocol.EquivocationProof           // for the next instances
 	announced  map[protocol.Hash]bool                 // certificates that went around in the current cycle, by decision
 	custody    *custody                               // of the current cycle, nil on a node that does not validate
 	current    []*agreementRun                        // that take messages
-	early      [][]byte                               // messages for an instance that has not begun here
+	early      []consensus.Valid                      // messages for an instance that has not begun here
 	gateway    string                                 // its address
 	candidates []*local.Phi                           // checkpoints computed here in the current cycle
 	memory     *local.Memory                          // what this miner keeps from cycle to cycle; nil before it is read
@@ -83,7 +87,7 @@ func New(cfg Config) (_ *Node, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, registry: map[protocol.ID]protocol.Key{}, sent: map[protocol.Hash]bool{}, checked: map[protocol.Hash]consensus.Valid{}, offenders: map[protocol.Hash]map[protocol.ID]bool{}, announced: map[protocol.Hash]bool{}, telling: map[peer.ID]int{}, heads: heads{latest: map[protocol.ID]protocol.Head{}}}
+	n := &Node{cfg: cfg, registry: map[protocol.ID]protocol.Key{}, sent: map[protocol.Hash]bool{}, checked: map[protocol.Hash]consensus.Valid{}, relayed: map[protocol.Hash]bool{}, pulled: map[protocol.ID]int{}, offenders: map[protocol.Hash]map[protocol.ID]bool{}, announced: map[protocol.Hash]bool{}, telling: map[peer.ID]int{}, heads: heads{latest: map[protocol.ID]protocol.Head{}}}
 	defer func() {
 		if err != nil {
 			n.Close()

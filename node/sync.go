@@ -134,7 +134,9 @@ func (n *Node) enter(t timeline, s protocol.Snapshot) {
 	n.current, n.bound = nil, false // each is closed by follow
 	n.announced = map[protocol.Hash]bool{}
 	n.proofs = slices.DeleteFunc(n.proofs, func(p protocol.EquivocationProof) bool { _, err := p.Verify(s); return err != nil })
+	n.newCodec(t.cycle, s)
 	n.sent, n.checked = map[protocol.Hash]bool{}, map[protocol.Hash]consensus.Valid{}
+	n.relayed, n.pulled = map[protocol.Hash]bool{}, map[protocol.ID]int{}
 	if n.cfg.Roles.Has(protocol.RoleValidator) {
 		n.custody = n.newCustody(t, s)
 	}
@@ -158,6 +160,7 @@ func (n *Node) enterLate(ctx context.Context, cycle uint64) error {
 	n.mu.Lock()
 	n.registry, n.snapshot, n.entered = registry, s, cycle
 	n.checker = consensus.NewChecker(n.cfg.Network, s)
+	n.newCodec(cycle, s)
 	n.mu.Unlock()
 	n.host.Refresh()
 	if err := n.catchUp(ctx, cycle); err != nil {

@@ -17,8 +17,10 @@ import (
 
 	"github.com/blockzero-net/bzd/consensus"
 	"github.com/blockzero-net/bzd/consensus/beacon"
+	"github.com/blockzero-net/bzd/consensus/wire"
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/p2p"
+	"github.com/blockzero-net/bzd/p2p/gossip"
 )
 
 // TestSync: a validator that comes late and a miner that was away find out where the network is, verify it back to genesis,
@@ -266,10 +268,11 @@ func TestRepeats(t *testing.T) {
 
 	r.start("validator-3")
 	late := r.people["validator-3"].node
-	received := func() bool {
+	received := func(m consensus.Message) bool {
 		late.mu.Lock()
 		defer late.mu.Unlock()
-		return slices.ContainsFunc(late.early, func(b []byte) bool { return bytes.Equal(b, m.Encode()) })
+		same := func(v consensus.Valid) bool { return bytes.Equal(v.Message().Encode(), m.Encode()) }
+		return slices.ContainsFunc(late.early, same)
 	}
 	r.run("validator-3")
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -277,16 +280,61 @@ func TestRepeats(t *testing.T) {
 	for !slices.ContainsFunc(from.agree.Peers(), func(p peer.ID) bool { return p == late.host.ID() }) || len(late.validatorPeers()) < 2 || len(from.validatorPeers()) < 2 {
 		r.check(beacon.Sleep(ctx, 20*time.Millisecond))
 	}
-	r.check(from.agree.Publish(ctx, m.Encode())) // the same again by gossip alone
+	r.check(from.agree.Publish(ctx, from.packing().Pack(m.Encode()))) // the same again by gossip alone
 	r.check(beacon.Sleep(ctx, 300*time.Millisecond))
-	if received() {
+	if received(m) {
 		t.Error("gossip brought a repetition; nothing else is needed")
 	}
 	r.check(validators{from}.Send(ctx, m.Encode()))
-	for !received() {
+	for !received(m) {
 		r.check(beacon.Sleep(ctx, 20*time.Millisecond))
 	}
 	if _, err := from.host.Request(ctx, late.host.ID(), tell, append(m.Encode(), 0)); !errors.Is(err, p2p.ErrRefused) {
 		t.Errorf("a message that is no record: %v", err)
+	}
+
+	// A list that refers to manifests of which the late one has not heard: it asks who sent it. Nobody else has it, for it is
+	// its own, of a life that it forgot.
+	miner := r.people["validator-2"].id
+	list.Validator, list.Entries = r.people["validator-3"].id, []protocol.ListEntry{
+		{Miner: miner, Group: "go", Manifest: protocol.LinkTo(protocol.DagCBOR, nil), State: protocol.ListHeld},
+	}
+	r.check(list.Sign(r.people["validator-3"].key))
+	m, err = consensus.NewMessage(list)
+	r.check(err)
+	for _, run := range from.current {
+		_ = run.Receive(m.Encode()) // one of them takes it
+	}
+	from.packing().Know(protocol.Commitment{Cycle: list.Cycle, Miner: miner, Manifest: list.Entries[0].Manifest})
+	whole, short := late.packing().PackWhole(m.Encode()), from.packing().Pack(m.Encode())
+	if _, err := late.packing().Unpack(short); !errors.Is(err, wire.ErrCodec) {
+		t.Errorf("a list that refers to what is not known: %v", err)
+	}
+	validators{from}.Tell(r.people["validator-3"].id, m.Encode())
+	for !received(m) {
+		r.check(beacon.Sleep(ctx, 20*time.Millisecond))
+	}
+
+	// What gossip makes of each way to send it, then.
+	late.packing().Know(protocol.Commitment{Cycle: list.Cycle, Miner: miner, Manifest: list.Entries[0].Manifest})
+	changed, unheard := bytes.Clone(whole), bytes.Clone(whole)
+	changed[len(changed)-1] ^= 1
+	unheard[1] ^= 1
+	for _, x := range []struct {
+		name   string
+		packed []byte
+		want   gossip.Verdict
+	}{
+		{"not packed", m.Encode(), gossip.Ignore},
+		{"of a codec that is not known", unheard, gossip.Ignore},
+		{"cut off", whole[:len(whole)-1], gossip.Reject},
+		{"with something behind it", append(bytes.Clone(whole), 0), gossip.Reject},
+		{"with a wrong signature", changed, gossip.Reject},
+		{"in full", whole, gossip.Accept},
+		{"again in other bytes", short, gossip.Ignore},
+	} {
+		if got := late.judgeMessage(ctx, from.host.ID(), x.packed); got != x.want {
+			t.Errorf("a list %s: %v, want %v", x.name, got, x.want)
+		}
 	}
 }

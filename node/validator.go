@@ -210,8 +210,11 @@ func (r *round) agreeWeights(ctx context.Context, run *agreementRun, own protoco
 		}
 	}()
 	out, err := run.Run(ctx)
-	if err == nil && out.Certificate != nil {
-		r.n.announce(*out.Certificate)
+	if err == nil {
+		r.n.agreed(r.t.cycle, run, out.Outcome)
+		if out.Certificate != nil {
+			r.n.announce(*out.Certificate)
+		}
 	}
 	<-done
 	if err != nil {
@@ -309,8 +312,11 @@ func (r *round) agreeMerge(ctx context.Context, w consensus.Output) (consensus.O
 		}
 	}()
 	out, err := run.Run(ctx)
-	if err == nil && out.Certificate != nil {
-		r.n.announce(*out.Certificate)
+	if err == nil {
+		r.n.agreed(r.t.cycle, run, out.Outcome)
+		if out.Certificate != nil {
+			r.n.announce(*out.Certificate)
+		}
 	}
 	<-done
 	return out, err

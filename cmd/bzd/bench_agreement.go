@@ -17,10 +17,10 @@ import (
 
 // What the agreement is to keep, in a network with a twentieth of the messages lost and three tenths of the validators silent.
 const (
-	targetDirect = 1000     // ms: the 99th percentile of decisions with direct messages
-	targetGossip = 2500     // with gossip alone
-	targetBytes  = 12 << 20 // a cycle, of one validator, each way
-	targetRate   = 50_000   // messages a second on one processor, signatures apart
+	targetDirect = 1000       // ms: the 99th percentile of decisions with direct messages
+	targetGossip = 2500       // with gossip alone
+	targetBytes  = 12_000_000 // a cycle, of one validator, each way
+	targetRate   = 50_000     // messages a second on one processor, signatures apart
 )
 
 // agreementReport is what bench agreement measured.

@@ -130,7 +130,7 @@ func (h *hostsBench) start(ctx context.Context) ([]*benchHost, error) {
 		return nil, err
 	}
 	setup := parts[0].Setup
-	codec := wire.New(setup.Network, setup.Snapshot)
+	codec := wire.New(setup.Network, setup.Cycle, setup.Snapshot)
 	var hosts []*benchHost
 	for _, part := range parts {
 		b := &benchHost{

@@ -127,6 +127,10 @@ func (v *devnetView) event(name string, e node.Event) {
 		v.work(name, "fetch "+e.Text, e)
 	case node.Fetched:
 		v.work(name, "", e)
+	case node.Agreed:
+		if v.verbose {
+			v.log("cycle %d  %s  %s", e.Cycle+1, name, e.Text)
+		}
 	default:
 		if v.verbose {
 			v.log("cycle %d  %s  %+v", e.Cycle+1, name, e)

@@ -164,7 +164,7 @@ func (n *network) send(from *Node, m consensus.Message) {
 			n.result.Signed = append(n.result.Signed, e.record.(protocol.Signed))
 		}
 	}
-	for _, to := range n.peers(from, m.Kind != consensus.KindList) {
+	for _, to := range n.peers(from) {
 		if from.bad == nil {
 			n.transmit(from, to, e, 0, again)
 			continue
@@ -175,9 +175,9 @@ func (n *network) send(from *Node, m consensus.Message) {
 	}
 }
 
-// peers are whom a validator sends what it says; what is not urgent goes by gossip if there is any.
-func (n *network) peers(from *Node, urgent bool) (peers []*Node) {
-	if !n.cfg.Direct || !urgent && n.cfg.Heartbeat > 0 {
+// peers are whom a validator sends what it says.
+func (n *network) peers(from *Node) (peers []*Node) {
+	if !n.cfg.Direct {
 		for _, i := range from.line.mesh {
 			peers = append(peers, n.nodes[i])
 		}

@@ -260,7 +260,10 @@ func newNetwork(cfg Config) (*network, error) {
 		for m := range n.cfg.Miners {
 			participants = append(participants, protocol.Participant{ID: miner(m)})
 		}
-		n.codec = wire.New(n.nodes[0].Setup.Network, protocol.Snapshot{Participants: participants})
+		n.codec = wire.New(n.nodes[0].Setup.Network, n.nodes[0].Setup.Cycle, protocol.Snapshot{Participants: participants})
+		for _, e := range entries(n.nodes[0]).Entries {
+			n.codec.Know(e.Miner, e.Manifest) // everybody holds everything before the lists are sent
+		}
 	}
 	n.mesh()
 	return n, nil

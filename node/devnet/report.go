@@ -38,6 +38,8 @@ type Cycle struct {
 	Weights      map[string]float64 `json:"weights"`
 	Excluded     []string           `json:"excluded,omitempty"` // groups left out of the merge
 	Agreed       bool               `json:"agreed"`             // all validators that take part have the same next checkpoint
+	// Agreements are the instances as the first validator that certified, else any, saw them.
+	Agreements []node.Agreement `json:"agreements"`
 }
 
 // Group is a group's domain before and after.
@@ -74,7 +76,8 @@ type reporter struct {
 type gathering struct {
 	advanced  map[string]node.Event // by member
 	submitted int
-	decided   *node.Event // of the first validator that certified, else of any
+	decided   *node.Event               // of the first validator that certified, else of any
+	agreed    map[string]node.Agreement // likewise, by instance
 	rows      map[protocol.ID]protocol.Row
 	reasons   map[protocol.ID]string
 	bytes     map[string]int64
@@ -90,7 +93,7 @@ func (r *reporter) event(m *member, e node.Event) {
 		r.w.Event(m.name, e)
 	}
 	switch e.Kind {
-	case node.Committed, node.Reason, node.Scored, node.Decided, node.Submitted, node.Advanced:
+	case node.Committed, node.Reason, node.Scored, node.Decided, node.Agreed, node.Submitted, node.Advanced:
 	default:
 		return
 	}
@@ -98,7 +101,7 @@ func (r *reporter) event(m *member, e node.Event) {
 	defer r.mu.Unlock()
 	g := r.open[e.Cycle]
 	if g == nil {
-		g = &gathering{advanced: map[string]node.Event{}, rows: map[protocol.ID]protocol.Row{}, reasons: map[protocol.ID]string{}, bytes: map[string]int64{}}
+		g = &gathering{advanced: map[string]node.Event{}, agreed: map[string]node.Agreement{}, rows: map[protocol.ID]protocol.Row{}, reasons: map[protocol.ID]string{}, bytes: map[string]int64{}}
 		r.open[e.Cycle] = g
 	}
 	switch e.Kind {
@@ -117,6 +120,10 @@ func (r *reporter) event(m *member, e node.Event) {
 	case node.Decided:
 		if g.decided == nil || e.Certified && !g.decided.Certified {
 			g.decided = &e
+		}
+	case node.Agreed:
+		if old, ok := g.agreed[e.Agreement.Instance]; !ok || old.Decided == 0 && e.Agreement.Decided > 0 {
+			g.agreed[e.Agreement.Instance] = *e.Agreement
 		}
 	case node.Submitted:
 		g.submitted++
@@ -209,6 +216,11 @@ func (r *reporter) cycle(ctx context.Context, t uint64, g *gathering) (Cycle, er
 	}
 	r.mu.Lock()
 	c.Submitted = g.submitted
+	for _, instance := range []protocol.Instance{protocol.InstanceW, protocol.InstanceM} {
+		if a, ok := g.agreed[instance.String()]; ok {
+			c.Agreements = append(c.Agreements, a)
+		}
+	}
 	r.mu.Unlock()
 	r.submissions(&c, g)
 	return c, nil
