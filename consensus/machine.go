@@ -51,8 +51,9 @@ type Machine struct {
 	lockedTo protocol.Hash // what that is on
 
 	certificate *protocol.Certificate
-	ended       bool // a Fallback was output
-	final       bool // the certificate was output
+	decided     protocol.Hash // the certificate's decision
+	ended       bool          // a Fallback was output
+	final       bool          // the certificate was output
 
 	pending  Ready
 	signed   []Message // of pending.Persist: counted on Advance

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/blockzero-net/bzd/consensus"
 	"github.com/blockzero-net/bzd/consensus/sim"
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/node/devnet"
@@ -230,23 +229,8 @@ func measureHosts(ctx context.Context, validators int, now func() time.Time) (ho
 	if err != nil {
 		return f, err
 	}
-	for i, instance := range []protocol.Instance{protocol.InstanceW, protocol.InstanceM} {
-		cfg := h.config(instance)
-		cfg.Net = sim.Loopback()
-		r, err := sim.Run(cfg)
-		if err != nil {
-			return f, err
-		}
-		var took []int64
-		for _, n := range r.Nodes {
-			if len(n.Outputs) == 0 || n.Outputs[0].Output.Outcome != consensus.Certified {
-				return f, fmt.Errorf("a simulated host ended without a certificate")
-			}
-			took = append(took, n.Outputs[0].Micros-n.Setup.Turn(0)*1000)
-		}
-		f.Simulated[i] = sim.Percentiles(took)
-	}
-	return f, nil
+	f.Simulated, err = h.simulate(sim.Loopback())
+	return f, err
 }
 
 func (r *agreementReport) print(env environment) {

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -26,13 +27,15 @@ import (
 	"github.com/blockzero-net/bzd/p2p/gossip"
 )
 
-// hostsBench is an agreement among real hosts in this process, connected to each other over the loopback device, with real
-// logs: so many validators, none of them faulty.
+// hostsBench is an agreement among real hosts in this process, connected to each other, with real logs: so many validators,
+// none of them faulty.
 type hostsBench struct {
 	validators int
 	miners     int
 	now        func() time.Time
 	dir        string
+	// attach gives a host an address to listen on and its transport; nil: TCP over the loopback device.
+	attach func(host int) (listen string, transport libp2p.Option)
 	// lead is how many milliseconds an instance has before its Start, for lists and commits of all to reach all: in a cycle
 	// they have minutes.
 	lead int64
@@ -118,6 +121,27 @@ func (h *hostsBench) config(instance protocol.Instance) sim.Config {
 	}
 }
 
+// simulate is the simulation of the same hosts in a network.
+func (h *hostsBench) simulate(net sim.Net) (times [2]sim.Times, err error) {
+	for i, instance := range []protocol.Instance{protocol.InstanceW, protocol.InstanceM} {
+		cfg := h.config(instance)
+		cfg.Net = net
+		r, err := sim.Run(cfg)
+		if err != nil {
+			return times, err
+		}
+		var took []int64
+		for _, n := range r.Nodes {
+			if len(n.Outputs) == 0 || n.Outputs[0].Output.Outcome != consensus.Certified {
+				return times, errors.New("a simulated host ended without a certificate")
+			}
+			took = append(took, n.Outputs[0].Micros-n.Setup.Turn(0)*1000)
+		}
+		times[i] = sim.Percentiles(took)
+	}
+	return times, nil
+}
+
 type benchClock struct{ now func() time.Time }
 
 func (c benchClock) Now() time.Time                         { return c.now() }
@@ -132,12 +156,12 @@ func (h *hostsBench) start(ctx context.Context) ([]*benchHost, error) {
 	setup := parts[0].Setup
 	codec := wire.New(setup.Network, setup.Snapshot)
 	var hosts []*benchHost
-	for _, part := range parts {
+	for i, part := range parts {
 		b := &benchHost{
 			ctx: ctx, part: part, codec: codec, checker: consensus.NewChecker(setup.Network, setup.Snapshot),
 			sent: make(map[protocol.Hash]bool),
 		}
-		if err := b.start(ctx, h); err != nil {
+		if err := b.start(ctx, h, i); err != nil {
 			return hosts, errors.Join(err, b.close())
 		}
 		hosts = append(hosts, b)
@@ -178,7 +202,7 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func (b *benchHost) start(ctx context.Context, h *hostsBench) error {
+func (b *benchHost) start(ctx context.Context, h *hostsBench, index int) error {
 	setup := b.part.Setup
 	sum := sha256.Sum256(append([]byte("host"), setup.Self[:]...))
 	key, err := crypto.UnmarshalEd25519PrivateKey(ed25519.NewKeyFromSeed(sum[:]))
@@ -196,8 +220,13 @@ func (b *benchHost) start(ctx context.Context, h *hostsBench) error {
 	limits := p2p.DefaultLimits()
 	limits.Peers, limits.MaxPeers, limits.Requests, limits.PeerRate = 1, 4*h.validators, 1024, 1e6
 	limits.FileDescriptors, limits.Memory = 8*h.validators+64, 1<<30
+	listen, transport := "/ip4/127.0.0.1/tcp/0", libp2p.Option(nil)
+	if h.attach != nil {
+		listen, transport = h.attach(index)
+	}
 	b.host, err = p2p.New(p2p.Config{
-		Network: setup.Network, Key: key, Listen: []string{"/ip4/127.0.0.1/tcp/0"}, Binding: &binding, Clock: benchClock{h.now}, Limits: limits,
+		Network: setup.Network, Key: key, Listen: []string{listen}, Transport: transport, Binding: &binding, Clock: benchClock{h.now},
+		Limits: limits,
 		Registry: func(id protocol.ID) (protocol.Key, bool) {
 			p, ok := setup.Snapshot.Find(id)
 			return p.Key, ok
