@@ -30,7 +30,7 @@ func TestSimulatedHosts(t *testing.T) {
 	for _, n := range sizes {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWires()
-			h, done, err := newHostsBench(n, n, time.Now)
+			h, done, err := newHostsBench(n, n, 1000, time.Now)
 			if err != nil {
 				t.Fatal(err)
 			}
