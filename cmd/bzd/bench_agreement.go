@@ -254,10 +254,11 @@ func (r *agreementReport) print(env environment) {
 	if len(r.Hosts) > 0 {
 		fmt.Fprintln(env.out)
 		w := table(env.out)
-		fmt.Fprintln(w, "real hosts\tW p50\tp99\tM p50\tp99\talone W p99\tM p99\tsimulated W p99\tM p99\tprocessor time of one\tcertified\t")
+		fmt.Fprintln(w, "real hosts\tW p50\tp99\tM p50\tp99\talone W p99\tM p99\tsimulated W p50\tp99\tM p50\tp99\tprocessor time of one\tcertified\t")
 		for _, f := range r.Hosts {
-			fmt.Fprintf(w, "%d\t%d ms\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%.2f s\t%d of %d\t\n", f.Validators, f.Decision[0].P50, f.Decision[0].P99, f.Decision[1].P50,
-				f.Decision[1].P99, f.Alone[0].P99, f.Alone[1].P99, f.Simulated[0].P99, f.Simulated[1].P99, f.CPU, f.Certified, f.Instances)
+			fmt.Fprintf(w, "%d\t%d ms\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%.2f s\t%d of %d\t\n", f.Validators, f.Decision[0].P50,
+				f.Decision[0].P99, f.Decision[1].P50, f.Decision[1].P99, f.Alone[0].P99, f.Alone[1].P99, f.Simulated[0].P50, f.Simulated[0].P99,
+				f.Simulated[1].P50, f.Simulated[1].P99, f.CPU, f.Certified, f.Instances)
 		}
 		w.Flush()
 	}

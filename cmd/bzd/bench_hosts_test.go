@@ -51,6 +51,11 @@ func TestSimulatedHosts(t *testing.T) {
 			if f.Certified != f.Instances {
 				t.Errorf("%d of %d certified by the deadline", f.Certified, f.Instances)
 			}
+			for i, simulated := range f.Simulated {
+				if real := f.Decision[i].P99; real > 2*simulated.P99 {
+					t.Errorf("instance %d is decided in %d ms, in the simulation in %d", i+1, real, simulated.P99)
+				}
+			}
 		})
 	}
 }
