@@ -141,6 +141,9 @@ func (m *Machine) stepVector(v Valid, r protocol.Signed, instance protocol.Insta
 	if err := m.under(parent); err != nil {
 		return err
 	}
+	if _, ok := m.evidence.held[v.name]; ok {
+		m.hears(r.Signer()) // it has prepared nothing yet
+	}
 	return m.hold(v, r)
 }
 
