@@ -57,15 +57,16 @@ those. Every simulated figure is a function of --seed.`)
 	c.set.Uint64Var(&w.Seed, "seed", 1, "seed of everything that is simulated")
 	c.set.BoolVar(&w.Packed, "packed", true, "messages are packed on their way, as package wire does")
 	c.set.Int64Var(&w.Slow, "slow", 1, "how many times as long as supposed the simulated processors take")
-	delta := c.set.Int64("delta", 1000, "`MS` of δ among the real hosts; where few processors are for many hosts, 1000 drowns them in repetitions")
+	delta := c.set.Int64("delta", 0, "`MS` of δ among the real hosts; 0 means 1000 for eight hosts of a processor, and more for more: messages "+
+		"would be repeated before the processors have taken them")
 	asJSON := c.set.Bool("json", false, "print one JSON object")
 	if err := c.parse(args, false); err != nil {
 		return err
 	}
 	within := func(v, most int64) bool { return v >= 0 && v <= most }
 	if !within(int64(w.Miners), 4096) || w.Runs < 0 || !within(int64(w.Loss), 900) || !within(int64(w.Silent), 333) || !within(w.Slow, 1000) ||
-		*delta < 100 || *delta > 60_000 {
-		return usageError("--miners 0 to 4096, --runs from 0, --loss 0 to 900, --silent 0 to 333, --slow 0 to 1000, --delta 100 to 60000")
+		*delta != 0 && *delta < 100 || *delta > 60_000 {
+		return usageError("--miners 0 to 4096, --runs from 0, --loss 0 to 900, --silent 0 to 333, --slow 0 to 1000, --delta 100 to 60000, or 0")
 	}
 	var r agreementReport
 	for _, n := range sizes {
@@ -254,10 +255,10 @@ func (r *agreementReport) print(env environment) {
 	if len(r.Hosts) > 0 {
 		fmt.Fprintln(env.out)
 		w := table(env.out)
-		fmt.Fprintln(w, "real hosts\tW p50\tp99\tM p50\tp99\talone W p99\tM p99\tsimulated W p50\tp99\tM p50\tp99\tprocessor time of one\tcertified\t")
+		fmt.Fprintln(w, "real hosts\tδ\tW p50\tp99\tM p50\tp99\talone W p99\tM p99\tsimulated W p50\tp99\tM p50\tp99\tprocessor time of one\tcertified\t")
 		for _, f := range r.Hosts {
-			fmt.Fprintf(w, "%d\t%d ms\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%.2f s\t%d of %d\t\n", f.Validators, f.Decision[0].P50,
-				f.Decision[0].P99, f.Decision[1].P50, f.Decision[1].P99, f.Alone[0].P99, f.Alone[1].P99, f.Simulated[0].P50, f.Simulated[0].P99,
+			fmt.Fprintf(w, "%d\t%d ms\t%d ms\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%.2f s\t%d of %d\t\n", f.Validators, f.Delta,
+				f.Decision[0].P50, f.Decision[0].P99, f.Decision[1].P50, f.Decision[1].P99, f.Alone[0].P99, f.Alone[1].P99, f.Simulated[0].P50, f.Simulated[0].P99,
 				f.Simulated[1].P50, f.Simulated[1].P99, f.CPU, f.Certified, f.Instances)
 		}
 		w.Flush()

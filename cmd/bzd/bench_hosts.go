@@ -61,7 +61,8 @@ type hostsFigures struct {
 const (
 	hostsTopic   = "agree"
 	hostsSettle  = 2 * time.Second // for meshes to form
-	hostsTimeout = 4 * time.Minute
+	hostsTimeout = 5 * time.Minute
+	hostsEach    = 8 // hosts that one processor is for, at production's δ of a second
 )
 
 var (
@@ -102,7 +103,7 @@ func (h *hostsBench) run(ctx context.Context) (f hostsFigures, err error) {
 	f = hostsFigures{Validators: h.validators, Miners: h.miners, Delta: h.delta}
 	began := h.now()
 	hosts, err := h.start(ctx)
-	h.lead = 6*h.delta + 2*h.now().Sub(began).Milliseconds()
+	h.lead = 6*h.delta + h.now().Sub(began).Milliseconds()
 	defer func() {
 		for _, b := range hosts {
 			err = errors.Join(err, b.close())
@@ -506,8 +507,12 @@ func (h *hostsBench) instance(ctx context.Context, hosts []*benchHost, instance 
 	return took, errors.Join(errs...)
 }
 
-// newHostsBench has its logs in a directory of its own, which done removes.
+// newHostsBench with a delta of 0 chooses one for this machine. It has its logs in a directory of its own, which done removes.
 func newHostsBench(validators, miners int, delta int64, now func() time.Time) (h *hostsBench, done func(), err error) {
+	if delta == 0 {
+		each := hostsEach * runtime.GOMAXPROCS(0)
+		delta = 1000 * int64(max(1, (validators+each-1)/each))
+	}
 	dir, err := os.MkdirTemp("", "bzd-bench-")
 	return &hostsBench{validators: validators, miners: miners, delta: delta, now: now, dir: dir}, func() { os.RemoveAll(dir) }, err
 }
