@@ -145,6 +145,7 @@ nightly: test lint genesis-verify interop
 	BZD_EMULATE=all $(GO) test ./training/cuda ./training/cuda/emu
 	$(MAKE) race RACE=./...
 	BZD_NIGHTLY=1 $(GO) test -count=1 -timeout 30m -run TestAgreement ./node/devnet
+	BZD_NIGHTLY=1 $(GO) test -count=1 -timeout 30m -run TestSimulatedHosts -v ./cmd/bzd
 	$(GO) test -count=1 -timeout 30m -run TestExplore ./consensus -explore-more 1
 	$(MAKE) fuzz FUZZTIME=2m
 	$(GO) test -run Kill -count=20 ./content/blockstore ./content/exchange

@@ -227,7 +227,10 @@ func (m *Machine) settle() {
 func (m *Machine) commit() {
 	for k := range m.rounds {
 		r := &m.rounds[k]
-		if digest, ok := r.ballots[protocol.VotePrepare].quorum(m.quorum); ok && r.lock == nil {
+		if r.lock != nil {
+			continue
+		}
+		if digest, ok := r.ballots[protocol.VotePrepare].quorum(m.quorum); ok {
 			m.learn(protocol.Lock{
 				Version: protocol.Version, Network: m.cfg.Network, Cycle: m.cfg.Cycle, Instance: m.cfg.Instance, Round: uint32(k),
 				Parent: m.cfg.Parent, Digest: digest, Snapshot: m.checker.digest,
@@ -299,14 +302,14 @@ func (m *Machine) certify() {
 		if err != nil {
 			continue // its parts were valid; without an encoding nobody could use it
 		}
-		m.keep(c, message)
+		m.keep(c, digest, message)
 		return
 	}
 }
 
 // keep makes a certificate this machine's own, for good.
-func (m *Machine) keep(c protocol.Certificate, message Message) {
-	m.certificate = &c
+func (m *Machine) keep(c protocol.Certificate, digest protocol.Hash, message Message) {
+	m.certificate, m.decided = &c, digest
 	m.pending.Persist = append(m.pending.Persist, message.Encode())
 }
 

@@ -24,7 +24,7 @@ func NewChecker(network protocol.Link, snapshot protocol.Snapshot) Checker {
 type Valid struct {
 	message  Message
 	record   protocol.Record
-	name     protocol.Hash // of a proposal the decision, of a vector, list or proof the digest
+	name     protocol.Hash // of a proposal or certificate the decision, of a vector, list or proof the digest
 	opens    protocol.Hash // of a score vector: the commit
 	offence  protocol.Offence
 	network  protocol.Link
@@ -72,6 +72,8 @@ func open(message Message) (v Valid, err error) {
 	}
 	switch r := v.record.(type) {
 	case protocol.Proposal:
+		v.name = r.Decision()
+	case protocol.Certificate:
 		v.name = r.Decision()
 	case protocol.ScoreVector:
 		v.name, v.opens = sha256.Sum256(message.Bytes), r.CommitDigest()

@@ -64,9 +64,6 @@ func (e *evidence) put(hash protocol.Hash, r named) {
 	if _, ok := e.held[hash]; ok {
 		return
 	}
-	if v, ok := r.record.(protocol.ScoreVector); ok && r.opens.IsZero() {
-		r.opens = v.CommitDigest()
-	}
 	e.held[hash] = r
 	s := slot{r.message.Kind, r.signer}
 	e.by[s] = append(e.by[s], hash)

@@ -33,7 +33,7 @@ type Machine struct {
 	tried      int                          // records held at the last attempt to propose, -1 to try again
 
 	top   *protocol.Lock        // of the highest round known
-	heard map[protocol.ID]int64 // the beat of the last vote or STATUS of a validator that has no certificate
+	heard map[protocol.ID]int64 // the beat of the last vote, STATUS or repeated vector of who has no certificate
 
 	commits map[protocol.ID]protocol.Vote       // of each validator the COMMIT-V of the lowest round
 	nulls   map[protocol.ID]protocol.StatusVote // of each validator the null of the highest round
@@ -51,8 +51,9 @@ type Machine struct {
 	lockedTo protocol.Hash // what that is on
 
 	certificate *protocol.Certificate
-	ended       bool // a Fallback was output
-	final       bool // the certificate was output
+	decided     protocol.Hash // the certificate's decision
+	ended       bool          // a Fallback was output
+	final       bool          // the certificate was output
 
 	pending  Ready
 	signed   []Message // of pending.Persist: counted on Advance

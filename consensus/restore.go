@@ -21,7 +21,7 @@ func (m *Machine) count(message Message, fresh bool) {
 			m.evidence.commits[r.Validator] = r
 		}
 	case protocol.ScoreVector:
-		m.evidence.put(r.Digest(), named{message: message, record: r, signer: r.Validator})
+		m.evidence.put(r.Digest(), named{message: message, record: r, signer: r.Validator, opens: r.CommitDigest()})
 	case protocol.MergeVector:
 		m.evidence.put(r.Digest(), named{message: message, record: r, signer: r.Validator})
 	case protocol.Proposal:
@@ -112,7 +112,7 @@ func (m *Machine) restore(b []byte) error {
 		return nil
 	case protocol.Certificate:
 		if under {
-			m.certificate = &r
+			m.certificate, m.decided = &r, r.Decision()
 		}
 		return nil
 	}

@@ -27,6 +27,7 @@ type candidate struct {
 type ballot struct {
 	votes map[protocol.ID]protocol.Vote
 	stake map[protocol.Hash]uint64 // by what they are over
+	most  uint64                   // of stake
 }
 
 // round is what is known of one round.
@@ -65,10 +66,14 @@ func (b *ballot) cast(v protocol.Vote, stake uint64) {
 	}
 	b.votes[v.Validator] = v
 	b.stake[v.Digest] += stake
+	b.most = max(b.most, b.stake[v.Digest])
 }
 
 // quorum returns what has the stake of a quorum, which is one decision at most.
 func (b *ballot) quorum(q uint64) (digest protocol.Hash, ok bool) {
+	if b.most < q {
+		return digest, false
+	}
 	for d, stake := range b.stake {
 		if stake >= q && (!ok || d.Compare(digest) < 0) { // the order is for tests that lower q
 			digest, ok = d, true

@@ -141,6 +141,9 @@ func (m *Machine) stepVector(v Valid, r protocol.Signed, instance protocol.Insta
 	if err := m.under(parent); err != nil {
 		return err
 	}
+	if _, ok := m.evidence.held[v.name]; ok {
+		m.hears(r.Signer()) // it has prepared nothing yet
+	}
 	return m.hold(v, r)
 }
 
@@ -313,7 +316,7 @@ func (m *Machine) stepCertificate(v Valid, c protocol.Certificate) error {
 	if err := m.under(c.Parent); err != nil {
 		return err
 	}
-	if m.certificate != nil && m.certificate.Decision() == c.Decision() {
+	if m.certificate != nil && m.decided == v.name {
 		return ignore("certificate known already")
 	}
 	if err := m.check(&v); err != nil {
@@ -322,7 +325,7 @@ func (m *Machine) stepCertificate(v Valid, c protocol.Certificate) error {
 	if m.certificate != nil {
 		return ErrConflict
 	}
-	m.keep(c, v.message)
+	m.keep(c, v.name, v.message)
 	return nil
 }
 

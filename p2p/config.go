@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
@@ -44,6 +45,8 @@ type Config struct {
 	Limits Limits       // zero fields get the values of DefaultLimits
 	NAT    NAT
 	QUIC   bool // dial and listen on QUIC too, with /udp/<port>/quic-v1 addresses
+	// Transport takes the place of TCP and QUIC, for hosts that meet in a simulated network. Nil: those.
+	Transport libp2p.Option
 
 	UserAgent string // shown to peers by identify; "bzd" if empty
 }

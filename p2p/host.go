@@ -143,15 +143,7 @@ func newLibp2p(cfg Config) (host.Host, error) {
 		libp2p.Ping(false),
 		libp2p.DisableMetrics(), // libp2p's collectors are one per process
 	}
-	if cfg.NAT.HolePunching {
-		options = append(options, libp2p.Transport(tcp.NewTCPTransport)) // dials from the port it listens on
-	} else {
-		// With SO_REUSEPORT a second node could listen on the same port, and each would get half of the connections.
-		options = append(options, libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport()))
-	}
-	if cfg.QUIC {
-		options = append(options, libp2p.Transport(quic.NewTransport))
-	}
+	options = append(options, transports(cfg)...)
 	if len(cfg.Announce) > 0 {
 		announce := make([]ma.Multiaddr, len(cfg.Announce))
 		for i, s := range cfg.Announce {
@@ -164,6 +156,21 @@ func newLibp2p(cfg Config) (host.Host, error) {
 		return nil, errors.Join(fmt.Errorf("p2p: start libp2p: %w", err), conns.Close(), resources.Close())
 	}
 	return lib, nil
+}
+
+func transports(cfg Config) []libp2p.Option {
+	if cfg.Transport != nil {
+		return []libp2p.Option{cfg.Transport}
+	}
+	// With SO_REUSEPORT a second node could listen on the same port, and each would get half of the connections.
+	options := []libp2p.Option{libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport())}
+	if cfg.NAT.HolePunching {
+		options[0] = libp2p.Transport(tcp.NewTCPTransport) // dials from the port it listens on
+	}
+	if cfg.QUIC {
+		options = append(options, libp2p.Transport(quic.NewTransport))
+	}
+	return options
 }
 
 func natOptions(cfg Config) []libp2p.Option {

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/blockzero-net/bzd/consensus"
 	"github.com/blockzero-net/bzd/consensus/sim"
 	"github.com/blockzero-net/bzd/internal/protocol"
 	"github.com/blockzero-net/bzd/node/devnet"
@@ -58,13 +57,16 @@ those. Every simulated figure is a function of --seed.`)
 	c.set.Uint64Var(&w.Seed, "seed", 1, "seed of everything that is simulated")
 	c.set.BoolVar(&w.Packed, "packed", true, "messages are packed on their way, as package wire does")
 	c.set.Int64Var(&w.Slow, "slow", 1, "how many times as long as supposed the simulated processors take")
+	delta := c.set.Int64("delta", 0, "`MS` of δ among the real hosts; 0 means 1000 for eight hosts of a processor, and more for more: messages "+
+		"would be repeated before the processors have taken them")
 	asJSON := c.set.Bool("json", false, "print one JSON object")
 	if err := c.parse(args, false); err != nil {
 		return err
 	}
 	within := func(v, most int64) bool { return v >= 0 && v <= most }
-	if !within(int64(w.Miners), 4096) || w.Runs < 0 || !within(int64(w.Loss), 900) || !within(int64(w.Silent), 333) || !within(w.Slow, 1000) {
-		return usageError("--miners 0 to 4096, --runs from 0, --loss 0 to 900, --silent 0 to 333, --slow 0 to 1000")
+	if !within(int64(w.Miners), 4096) || w.Runs < 0 || !within(int64(w.Loss), 900) || !within(int64(w.Silent), 333) || !within(w.Slow, 1000) ||
+		*delta != 0 && *delta < 100 || *delta > 60_000 {
+		return usageError("--miners 0 to 4096, --runs from 0, --loss 0 to 900, --silent 0 to 333, --slow 0 to 1000, --delta 100 to 60000, or 0")
 	}
 	var r agreementReport
 	for _, n := range sizes {
@@ -101,7 +103,7 @@ those. Every simulated figure is a function of --seed.`)
 	}
 	for _, n := range hosts {
 		fmt.Fprintf(env.err, "%d real hosts\n", n)
-		f, err := measureHosts(ctx, n, env.now)
+		f, err := measureHosts(ctx, n, *delta, env.now)
 		if err != nil {
 			return err
 		}
@@ -220,8 +222,8 @@ func processor() time.Duration {
 }
 
 // measureHosts runs real hosts, and then the simulation of what they are: no distance, nothing lost, two processors.
-func measureHosts(ctx context.Context, validators int, now func() time.Time) (hostsFigures, error) {
-	h, done, err := newHostsBench(validators, validators, now)
+func measureHosts(ctx context.Context, validators int, delta int64, now func() time.Time) (hostsFigures, error) {
+	h, done, err := newHostsBench(validators, validators, delta, now)
 	if err != nil {
 		return hostsFigures{}, err
 	}
@@ -230,34 +232,21 @@ func measureHosts(ctx context.Context, validators int, now func() time.Time) (ho
 	if err != nil {
 		return f, err
 	}
-	for i, instance := range []protocol.Instance{protocol.InstanceW, protocol.InstanceM} {
-		cfg := h.config(instance)
-		cfg.Net = sim.Loopback()
-		r, err := sim.Run(cfg)
-		if err != nil {
-			return f, err
-		}
-		var took []int64
-		for _, n := range r.Nodes {
-			if len(n.Outputs) == 0 || n.Outputs[0].Output.Outcome != consensus.Certified {
-				return f, fmt.Errorf("a simulated host ended without a certificate")
-			}
-			took = append(took, n.Outputs[0].Micros-n.Setup.Turn(0)*1000)
-		}
-		f.Simulated[i] = sim.Percentiles(took)
-	}
-	return f, nil
+	f.Simulated, err = h.simulate(sim.Loopback())
+	return f, err
 }
 
 func (r *agreementReport) print(env environment) {
-	w := table(env.out)
-	fmt.Fprintln(w, "ten regions\tmessages\tW p50\tp99\tM p50\tp99\tslowest p99\twith silent leaders p99\tsent\treceived\tcertified\t")
-	for _, f := range r.WAN {
-		fmt.Fprintf(w, "%d validators, %d miners\t%s\t%d ms\t%d\t%d\t%d\t%d\t%d\t%.1f MiB\t%.1f\t%d of %d\t\n", f.Validators, f.Miners, way(f.Direct),
-			f.Decision[0].P50, f.Decision[0].P99, f.Decision[1].P50, f.Decision[1].P99, max(f.Decision[0].Slowest, f.Decision[1].Slowest),
-			max(f.Overall[0].P99, f.Overall[1].P99), mebibytes(f.Sent), mebibytes(f.Received), f.Certified, f.Instances)
+	if len(r.WAN) > 0 {
+		w := table(env.out)
+		fmt.Fprintln(w, "ten regions\tmessages\tW p50\tp99\tM p50\tp99\tslowest p99\twith silent leaders p99\tsent\treceived\tcertified\t")
+		for _, f := range r.WAN {
+			fmt.Fprintf(w, "%d validators, %d miners\t%s\t%d ms\t%d\t%d\t%d\t%d\t%d\t%.1f MiB\t%.1f\t%d of %d\t\n", f.Validators, f.Miners, way(f.Direct),
+				f.Decision[0].P50, f.Decision[0].P99, f.Decision[1].P50, f.Decision[1].P99, max(f.Decision[0].Slowest, f.Decision[1].Slowest),
+				max(f.Overall[0].P99, f.Overall[1].P99), mebibytes(f.Sent), mebibytes(f.Received), f.Certified, f.Instances)
+		}
+		w.Flush()
 	}
-	w.Flush()
 	if m := r.Machine; m != nil {
 		fmt.Fprintf(env.out, "\nthe machine: %.0f messages a second on one processor, signatures apart (%d messages of one W among %d);"+
 			" %.0f µs to decode and verify a vote\n",
@@ -265,11 +254,12 @@ func (r *agreementReport) print(env environment) {
 	}
 	if len(r.Hosts) > 0 {
 		fmt.Fprintln(env.out)
-		w = table(env.out)
-		fmt.Fprintln(w, "real hosts\tW p50\tp99\tM p50\tp99\talone W p99\tM p99\tsimulated W p99\tM p99\tprocessor time of one\tcertified\t")
+		w := table(env.out)
+		fmt.Fprintln(w, "real hosts\tδ\tW p50\tp99\tM p50\tp99\talone W p99\tM p99\tsimulated W p50\tp99\tM p50\tp99\tprocessor time of one\tcertified\t")
 		for _, f := range r.Hosts {
-			fmt.Fprintf(w, "%d\t%d ms\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%.2f s\t%d of %d\t\n", f.Validators, f.Decision[0].P50, f.Decision[0].P99, f.Decision[1].P50,
-				f.Decision[1].P99, f.Alone[0].P99, f.Alone[1].P99, f.Simulated[0].P99, f.Simulated[1].P99, f.CPU, f.Certified, f.Instances)
+			fmt.Fprintf(w, "%d\t%d ms\t%d ms\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%.2f s\t%d of %d\t\n", f.Validators, f.Delta,
+				f.Decision[0].P50, f.Decision[0].P99, f.Decision[1].P50, f.Decision[1].P99, f.Alone[0].P99, f.Alone[1].P99, f.Simulated[0].P50, f.Simulated[0].P99,
+				f.Simulated[1].P50, f.Simulated[1].P99, f.CPU, f.Certified, f.Instances)
 		}
 		w.Flush()
 	}

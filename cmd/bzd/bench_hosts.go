@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -26,13 +27,16 @@ import (
 	"github.com/blockzero-net/bzd/p2p/gossip"
 )
 
-// hostsBench is an agreement among real hosts in this process, connected to each other over the loopback device, with real
-// logs: so many validators, none of them faulty.
+// hostsBench is an agreement among real hosts in this process, connected to each other, with real logs: so many validators,
+// none of them faulty.
 type hostsBench struct {
 	validators int
 	miners     int
+	delta      int64 // ms
 	now        func() time.Time
 	dir        string
+	// attach gives a host an address to listen on and its transport; nil: TCP over the loopback device.
+	attach func(host int) (listen string, transport libp2p.Option)
 	// lead is how many milliseconds an instance has before its Start, for lists and commits of all to reach all: in a cycle
 	// they have minutes.
 	lead int64
@@ -42,6 +46,7 @@ type hostsBench struct {
 type hostsFigures struct {
 	Validators int          `json:"validators"`
 	Miners     int          `json:"miners"`
+	Delta      int64        `json:"delta_ms"`
 	Decision   [2]sim.Times `json:"decision_ms"` // of W, of M, from the first turn
 	// Alone is Decision in processor time of this process, divided by the processors: what it would be were nobody else here,
 	// since the hosts keep all processors busy.
@@ -56,10 +61,22 @@ type hostsFigures struct {
 const (
 	hostsTopic   = "agree"
 	hostsSettle  = 2 * time.Second // for meshes to form
-	hostsTimeout = 4 * time.Minute
+	hostsTimeout = 5 * time.Minute
+	hostsEach    = 8 // hosts that one processor is for, at production's δ of a second
 )
 
-var hostsTell = p2p.Protocol{Name: "tell", MaxRequest: consensus.MaxMessage + 1, Bound: true}
+var (
+	hostsTell = p2p.Protocol{Name: "tell", MaxRequest: consensus.MaxMessage + 1, Bound: true}
+	hostsAsk  = p2p.Protocol{Name: "record", MaxRequest: 64, MaxResponse: consensus.MaxMessage, Bound: true}
+)
+
+// The node's bounds.
+const (
+	hostsTellTime  = time.Second
+	hostsTelling   = 8 // to one peer at a time
+	hostsFetchers  = 3 // asked at a time
+	hostsFetchTime = 500 * time.Millisecond
+)
 
 // benchHost is one validator.
 type benchHost struct {
@@ -73,19 +90,20 @@ type benchHost struct {
 
 	checker consensus.Checker
 
-	mu     sync.Mutex
-	runner *runner.Runner
-	sent   map[protocol.Hash]bool
-	peers  []peer.ID
+	mu      sync.Mutex
+	runner  *runner.Runner
+	sent    map[protocol.Hash]bool
+	telling map[peer.ID]int
+	peers   []peer.ID
 }
 
 func (h *hostsBench) run(ctx context.Context) (f hostsFigures, err error) {
 	ctx, cancel := context.WithTimeout(ctx, hostsTimeout)
 	defer cancel()
-	f = hostsFigures{Validators: h.validators, Miners: h.miners}
+	f = hostsFigures{Validators: h.validators, Miners: h.miners, Delta: h.delta}
 	began := h.now()
 	hosts, err := h.start(ctx)
-	h.lead = 2000 + 2*h.now().Sub(began).Milliseconds()
+	h.lead = 6*h.delta + h.now().Sub(began).Milliseconds()
 	defer func() {
 		for _, b := range hosts {
 			err = errors.Join(err, b.close())
@@ -113,9 +131,30 @@ func (h *hostsBench) run(ctx context.Context) (f hostsFigures, err error) {
 // config is the instance as the simulation has it.
 func (h *hostsBench) config(instance protocol.Instance) sim.Config {
 	return sim.Config{
-		Stakes: slices.Repeat([]uint64{1000}, h.validators), Miners: h.miners, Instance: instance, Start: h.lead, Delta: 1000, Rounds: 4,
-		Brief: true,
+		Stakes: slices.Repeat([]uint64{1000}, h.validators), Miners: h.miners, Instance: instance, Start: h.lead, Delta: h.delta,
+		Rounds: 4, Brief: true,
 	}
+}
+
+// simulate is the simulation of the same hosts in a network.
+func (h *hostsBench) simulate(net sim.Net) (times [2]sim.Times, err error) {
+	for i, instance := range []protocol.Instance{protocol.InstanceW, protocol.InstanceM} {
+		cfg := h.config(instance)
+		cfg.Net = net
+		r, err := sim.Run(cfg)
+		if err != nil {
+			return times, err
+		}
+		var took []int64
+		for _, n := range r.Nodes {
+			if len(n.Outputs) == 0 || n.Outputs[0].Output.Outcome != consensus.Certified {
+				return times, errors.New("a simulated host ended without a certificate")
+			}
+			took = append(took, n.Outputs[0].Micros-n.Setup.Turn(0)*1000)
+		}
+		times[i] = sim.Percentiles(took)
+	}
+	return times, nil
 }
 
 type benchClock struct{ now func() time.Time }
@@ -132,22 +171,18 @@ func (h *hostsBench) start(ctx context.Context) ([]*benchHost, error) {
 	setup := parts[0].Setup
 	codec := wire.New(setup.Network, setup.Cycle, setup.Snapshot)
 	var hosts []*benchHost
-	for _, part := range parts {
+	for i, part := range parts {
 		b := &benchHost{
 			ctx: ctx, part: part, codec: codec, checker: consensus.NewChecker(setup.Network, setup.Snapshot),
-			sent: make(map[protocol.Hash]bool),
+			sent: make(map[protocol.Hash]bool), telling: make(map[peer.ID]int),
 		}
-		if err := b.start(ctx, h); err != nil {
+		if err := b.start(ctx, h, i); err != nil {
 			return hosts, errors.Join(err, b.close())
 		}
 		hosts = append(hosts, b)
 	}
-	for i, b := range hosts {
-		for _, other := range hosts[:i] {
-			if err := b.host.Connect(ctx, other.host.Addrs()[0]); err != nil {
-				return hosts, err
-			}
-		}
+	if err := connect(ctx, hosts); err != nil {
+		return hosts, err
 	}
 	for _, b := range hosts {
 		for len(b.topic.Peers()) < len(hosts)-1 || bound(b.host) < len(hosts)-1 {
@@ -158,6 +193,22 @@ func (h *hostsBench) start(ctx context.Context) ([]*benchHost, error) {
 		b.peers = b.topic.Peers()
 	}
 	return hosts, wait(ctx, hostsSettle)
+}
+
+// connect lets each host dial the half of the others that follow it, one after the other.
+func connect(ctx context.Context, hosts []*benchHost) error {
+	n := len(hosts)
+	errs := make([]error, n)
+	var wg sync.WaitGroup
+	for i, b := range hosts {
+		wg.Go(func() {
+			for d := 1; 2*d < n || 2*d == n && i < d; d++ {
+				errs[i] = errors.Join(errs[i], b.host.Connect(ctx, hosts[(i+d)%n].host.Addrs()[0]))
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 func bound(h *p2p.Host) (n int) {
@@ -178,7 +229,7 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func (b *benchHost) start(ctx context.Context, h *hostsBench) error {
+func (b *benchHost) start(ctx context.Context, h *hostsBench, index int) error {
 	setup := b.part.Setup
 	sum := sha256.Sum256(append([]byte("host"), setup.Self[:]...))
 	key, err := crypto.UnmarshalEd25519PrivateKey(ed25519.NewKeyFromSeed(sum[:]))
@@ -196,8 +247,13 @@ func (b *benchHost) start(ctx context.Context, h *hostsBench) error {
 	limits := p2p.DefaultLimits()
 	limits.Peers, limits.MaxPeers, limits.Requests, limits.PeerRate = 1, 4*h.validators, 1024, 1e6
 	limits.FileDescriptors, limits.Memory = 8*h.validators+64, 1<<30
+	listen, transport := "/ip4/127.0.0.1/tcp/0", libp2p.Option(nil)
+	if h.attach != nil {
+		listen, transport = h.attach(index)
+	}
 	b.host, err = p2p.New(p2p.Config{
-		Network: setup.Network, Key: key, Listen: []string{"/ip4/127.0.0.1/tcp/0"}, Binding: &binding, Clock: benchClock{h.now}, Limits: limits,
+		Network: setup.Network, Key: key, Listen: []string{listen}, Transport: transport, Binding: &binding, Clock: benchClock{h.now},
+		Limits: limits,
 		Registry: func(id protocol.ID) (protocol.Key, bool) {
 			p, ok := setup.Snapshot.Find(id)
 			return p.Key, ok
@@ -218,6 +274,7 @@ func (b *benchHost) start(ctx context.Context, h *hostsBench) error {
 		b.judge(ctx, "", packed)
 		return nil, nil
 	})
+	b.host.Handle(hostsAsk, b.held)
 	if b.wal, _, err = runner.OpenWAL(filepath.Join(h.dir, setup.Self.String()), nil); err != nil {
 		return err
 	}
@@ -270,21 +327,70 @@ func (b *benchHost) Send(ctx context.Context, message []byte) error {
 		return b.topic.Publish(ctx, packed)
 	}
 	for _, p := range b.peers {
-		go b.host.Request(ctx, p, hostsTell, packed)
+		b.tell(p, packed)
 	}
 	return nil
+}
+
+// tell is the node's: what does not get through in time is repeated.
+func (b *benchHost) tell(to peer.ID, packed []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.telling[to] >= hostsTelling {
+		return
+	}
+	b.telling[to]++
+	go func() {
+		ctx, cancel := context.WithTimeout(b.ctx, hostsTellTime)
+		defer cancel()
+		_, _ = b.host.Request(ctx, to, hostsTell, packed)
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.telling[to]--
+	}()
 }
 
 // Tell implements runner.Network.
 func (b *benchHost) Tell(to protocol.ID, message []byte) {
 	if p, ok := b.host.PeerOf(to); ok {
-		go b.host.Request(b.ctx, p, hostsTell, b.codec.Pack(message))
+		b.tell(p, b.codec.Pack(message))
 	}
 }
 
-// Fetch implements runner.Network; here nothing is ever missing for long.
-func (b *benchHost) Fetch(context.Context, consensus.Name) ([]byte, error) {
-	return nil, errors.New("not fetched")
+// Fetch implements runner.Network as the node does: some peers after others, beginning with another one for each record.
+func (b *benchHost) Fetch(ctx context.Context, name consensus.Name) ([]byte, error) {
+	request := append([]byte{byte(name.Kind)}, name.Hash[:]...)
+	first := int(name.Hash[0]) % len(b.peers)
+	for some := range slices.Chunk(slices.Concat(b.peers[first:], b.peers[:first]), hostsFetchers) {
+		found := make(chan []byte, len(some))
+		asking, cancel := context.WithTimeout(ctx, hostsFetchTime)
+		for _, p := range some {
+			go func() {
+				answer, _ := b.host.Request(asking, p, hostsAsk, request)
+				found <- answer
+			}()
+		}
+		for range some {
+			if answer := <-found; len(answer) > 0 {
+				cancel()
+				return answer, nil
+			}
+		}
+		cancel()
+	}
+	return nil, errors.New("nobody has it")
+}
+
+// held answers Fetch.
+func (b *benchHost) held(_ context.Context, _ peer.ID, request []byte) ([]byte, error) {
+	b.mu.Lock()
+	r := b.runner
+	b.mu.Unlock()
+	if r == nil || len(request) != 1+len(protocol.Hash{}) {
+		return nil, p2p.ErrNotFound
+	}
+	record, _ := r.Held(consensus.Name{Kind: consensus.Kind(request[0]), Hash: protocol.Hash(request[1:])})
+	return record, nil
 }
 
 func (b *benchHost) close() (err error) {
@@ -342,13 +448,7 @@ func (h *hostsBench) instance(ctx context.Context, hosts []*benchHost, instance 
 		before = processor()
 		mu.Unlock()
 	})()
-	var wg sync.WaitGroup
-	errs := make([]error, len(hosts))
-	for i, b := range hosts {
-		list, in, err := parts[i].Prepare()
-		if err != nil {
-			return nil, err
-		}
+	for i, b := range hosts { // all of them before anybody sends
 		r, err := runner.New(runner.Config{Machine: parts[i].Setup, Network: b, Clock: clock, Log: b.wal})
 		if err != nil {
 			return nil, err
@@ -360,8 +460,18 @@ func (h *hostsBench) instance(ctx context.Context, hosts []*benchHost, instance 
 		if old != nil {
 			old.Close()
 		}
+	}
+	var wg, after sync.WaitGroup
+	running, stop := context.WithCancel(ctx)
+	errs := make([]error, len(hosts))
+	for i, b := range hosts {
 		wg.Go(func() {
 			errs[i] = func() error {
+				list, in, err := parts[i].Prepare()
+				if err != nil {
+					return err
+				}
+				r := b.runner
 				if list != nil {
 					_ = r.Receive(list.Encode())
 					_ = r.Input(in) // too late if this machine is too slow for so many, which the figures say
@@ -376,6 +486,11 @@ func (h *hostsBench) instance(ctx context.Context, hosts []*benchHost, instance 
 					return err
 				}
 				micros, used := h.now().Sub(clock.anchor).Microseconds(), processor()
+				after.Go(func() { // it helps the others
+					for err == nil {
+						_, err = r.Run(running)
+					}
+				})
 				if out.Outcome == consensus.Certified {
 					mu.Lock()
 					alone := (used - before).Microseconds() / int64(runtime.GOMAXPROCS(0))
@@ -387,11 +502,17 @@ func (h *hostsBench) instance(ctx context.Context, hosts []*benchHost, instance 
 		})
 	}
 	wg.Wait()
+	stop()
+	after.Wait()
 	return took, errors.Join(errs...)
 }
 
-// newHostsBench has its logs in a directory of its own, which done removes.
-func newHostsBench(validators, miners int, now func() time.Time) (h *hostsBench, done func(), err error) {
+// newHostsBench with a delta of 0 chooses one for this machine. It has its logs in a directory of its own, which done removes.
+func newHostsBench(validators, miners int, delta int64, now func() time.Time) (h *hostsBench, done func(), err error) {
+	if delta == 0 {
+		each := hostsEach * runtime.GOMAXPROCS(0)
+		delta = 1000 * int64(max(1, (validators+each-1)/each))
+	}
 	dir, err := os.MkdirTemp("", "bzd-bench-")
-	return &hostsBench{validators: validators, miners: miners, now: now, dir: dir, lead: 2000}, func() { os.RemoveAll(dir) }, err
+	return &hostsBench{validators: validators, miners: miners, delta: delta, now: now, dir: dir}, func() { os.RemoveAll(dir) }, err
 }

@@ -210,9 +210,9 @@ func TestLiveness(t *testing.T) {
 	for _, n := range sizes {
 		for name, byzantine := range adversaries {
 			cfg := base(n)
-			cfg.Seed, cfg.Rounds = uint64(n), 4
-			cfg.Adversaries = make(map[int]Adversary)
 			bad := (n - 1) / 3
+			cfg.Seed, cfg.Rounds = uint64(n), max(4, int64(bad/consensus.Ranks+2)) // a round that an honest one begins
+			cfg.Adversaries = make(map[int]Adversary)
 			for i := range bad {
 				cfg.Adversaries[i] = byzantine()
 			}
