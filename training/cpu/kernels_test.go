@@ -41,7 +41,19 @@ func kernelCases() []kernelCase {
 		}},
 		{"softmax", func(k kernels, v [5][]float32, s [2]float32) float32 {
 			if n := len(v[0]) / 3 &^ 15; n > 0 {
-				k.softmax(v[0], min(16, len(v[0])/n), n, n, s[0])
+				k.softmax(v[0], min(16, len(v[0])/n), n, n, 1, 1, s[0])
+			}
+			return 0
+		}},
+		{"softmax of a column", func(k kernels, v [5][]float32, s [2]float32) float32 {
+			if n := 16; len(v[0]) >= n {
+				k.softmax(v[0], len(v[0])/n, n, n, 1+len(v[0])%n, 0, s[0])
+			}
+			return 0
+		}},
+		{"softmaxGrads", func(k kernels, v [5][]float32, s [2]float32) float32 {
+			if n := len(v[0]) / 3 &^ 15; n > 0 {
+				k.softmaxGrads(v[0], v[1], len(v[0])/n, n, n, s[0])
 			}
 			return 0
 		}},

@@ -1,10 +1,6 @@
 package cpu
 
-import (
-	"math"
-
-	"github.com/blockzero-net/bzd/training/backend"
-)
+import "github.com/blockzero-net/bzd/training/backend"
 
 // mix keeps one layer's routing and, gathered by expert, its activations. Slot s of token t is index t·TopK+s.
 type mix struct {
@@ -12,7 +8,7 @@ type mix struct {
 	keep   bool
 	tokens int
 
-	probs  []float32 // [tokens, Experts]
+	probs  []float32 // [tokens, Experts], rows padded to a multiple of 16
 	expert []int32   // [tokens·TopK]
 	weight []float32 // [tokens·TopK]
 	place  []int32   // [tokens·TopK]: row of the slot in the gathered arrays
@@ -31,7 +27,7 @@ func (b *Backend) NewMix(s backend.MixtureShape, rows int, keep bool) backend.Mi
 	n := rows * s.TopK
 	m := &mix{
 		MixtureShape: s, keep: keep,
-		probs: make([]float32, rows*s.Experts), expert: make([]int32, n), weight: make([]float32, n),
+		probs: make([]float32, rows*((s.Experts+15)&^15)), expert: make([]int32, n), weight: make([]float32, n),
 		place: make([]int32, n), source: make([]int32, n), first: make([]int, s.Experts+1), load: make([]int, s.Experts),
 		y: make([]float32, n*s.Model),
 	}
@@ -45,36 +41,18 @@ func (b *Backend) NewMix(s backend.MixtureShape, rows int, keep bool) backend.Mi
 
 func (m *mix) Load() []int { return m.load }
 
+// padded is the length of a row of probs.
+func (m *mix) padded() int { return (m.Experts + 15) &^ 15 }
+
 // route fills probs, expert and weight for the tokens lo to hi.
 func (b *Backend) route(m *mix, logits []float32, lo, hi int) {
-	e := m.Experts
-	row := make([]float32, (e+15)&^15)
+	e, pad := m.Experts, m.padded()
+	probs := m.probs[lo*pad : hi*pad]
+	b.move(probs, logits[lo*e:], hi-lo, e, e, pad, 16)
+	b.softmax(probs, hi-lo, pad, pad, e-pad+16, 0, 1)
 	for t := lo; t < hi; t++ {
-		copy(row, logits[t*e:][:e])
-		for j := e; j < len(row); j++ {
-			row[j] = float32(math.Inf(-1))
-		}
-		sum := b.expSum(row, row, 1, b.maximum(row))
-		b.kernels.scale(row, row, 1/sum)
-		p := m.probs[t*e:][:e]
-		copy(p, row)
-		chosen := m.expert[t*m.TopK:][:m.TopK]
-		for s := range chosen {
-			best := int32(-1)
-		next:
-			for j := range p {
-				for _, c := range chosen[:s] {
-					if c == int32(j) {
-						continue next
-					}
-				}
-				if best < 0 || p[j] > p[best] {
-					best = int32(j)
-				}
-			}
-			chosen[s] = best
-		}
-		w := m.weight[t*m.TopK:][:m.TopK]
+		p, chosen, w := m.probs[t*pad:][:e], m.expert[t*m.TopK:][:m.TopK], m.weight[t*m.TopK:][:m.TopK]
+		choose(chosen, p)
 		var total float32
 		for s, c := range chosen {
 			w[s] = p[c]
@@ -85,6 +63,22 @@ func (b *Backend) route(m *mix, logits []float32, lo, hi int) {
 				w[s] /= total
 			}
 		}
+	}
+}
+
+// choose sets chosen to where the largest values of p are, the first of equal ones first.
+func choose(chosen []int32, p []float32) {
+	for j, v := range p {
+		s := min(j, len(chosen))
+		if s == len(chosen) {
+			if s--; !(v > p[chosen[s]]) {
+				continue
+			}
+		}
+		for ; s > 0 && v > p[chosen[s-1]]; s-- {
+			chosen[s] = chosen[s-1]
+		}
+		chosen[s] = int32(j)
 	}
 }
 
@@ -339,7 +333,7 @@ func (b *Backend) MixtureGrad(dx, dlogits, dy, _ backend.Buffer, experts []backe
 
 // routeGrad sets dl, the gradient of token t's router logits, from dw, that of its slots' weights.
 func (b *Backend) routeGrad(m *mix, dl, dw []float32, t int, balance float32) {
-	p := m.probs[t*m.Experts:][:m.Experts]
+	p := m.probs[t*m.padded():][:m.Experts]
 	chosen, w := m.expert[t*m.TopK:][:m.TopK], m.weight[t*m.TopK:][:m.TopK]
 	for e := range dl {
 		dl[e] = 0
