@@ -28,7 +28,8 @@ type Backend struct {
 	threads int
 
 	mu   sync.Mutex
-	free []*work // that nobody holds
+	free []*work   // that nobody holds
+	room []float32 // that nobody has borrowed
 	maps mappings
 }
 
@@ -155,6 +156,26 @@ func (b *Backend) give(w *work) {
 	defer b.mu.Unlock()
 	w.tile = tile{}
 	b.free = append(b.free, w)
+}
+
+// borrow returns n values of any content.
+func (b *Backend) borrow(n int) []float32 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	v := b.room
+	b.room = nil
+	if cap(v) < n {
+		v = make([]float32, n)
+	}
+	return v[:n]
+}
+
+func (b *Backend) giveBack(v []float32) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if cap(v) > cap(b.room) {
+		b.room = v
+	}
 }
 
 // par runs f(0) … f(n−1) on up to threads goroutines. Which goroutine runs which item never shows in a result.

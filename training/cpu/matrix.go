@@ -137,8 +137,8 @@ func (b *Backend) product(w *work, c []float32, ldc int, a view, r right, k, m0,
 	if m <= 0 || n1 <= n0 {
 		return
 	}
-	// A strip is copied if enough tiles read it: rows that lie a power of two apart drive one another from the cache.
-	copied := n1-n0 > 64 || a.col != 1 && n1-n0 > 32
+	// A strip is copied if enough tiles read it and its rows lie so far apart that they may drive one another from the cache.
+	copied := n1-n0 > 64 && a.row > blockK || a.col != 1 && n1-n0 > 32
 	strips := (m + b.rows - 1) / b.rows
 	t := &w.tile
 	// Blocks go in the order in which r lies in memory. While one is multiplied by, those that follow are fetched.
