@@ -23,6 +23,7 @@ func nativeKernels(isa ISA) kernels {
 	scale, add, sum, axpy, axpyScale := scaleAVX512, addAVX512, sumAVX512, axpyAVX512, axpyScaleAVX512
 	norm, normGrads, ropes := normAVX512, normGradsAVX512, ropesAVX512
 	softmax, softmaxGrad, softmaxGrads := softmaxAVX512, softmaxGradAVX512, softmaxGradsAVX512
+	mixRows, addRows := mixRowsAVX512, addRowsAVX512
 	siluMul, siluMulGrad, adam := siluMulAVX512, siluMulGradAVX512, adamwAVX512
 	if isa == AVX2 {
 		k.rows, k.vectors, k.strip = 6, 1, stripAVX2
@@ -31,6 +32,7 @@ func nativeKernels(isa ISA) kernels {
 		scale, add, sum, axpy, axpyScale = scaleAVX2, addAVX2, sumAVX2, axpyAVX2, axpyScaleAVX2
 		norm, normGrads, ropes = normAVX2, normGradsAVX2, ropesAVX2
 		softmax, softmaxGrad, softmaxGrads = softmaxAVX2, softmaxGradAVX2, softmaxGradsAVX2
+		mixRows, addRows = mixRowsAVX2, addRowsAVX2
 		siluMul, siluMulGrad, adam = siluMulAVX2, siluMulGradAVX2, adamwAVX2
 	}
 	k.gemm = func(m, v int, t *tile) {
@@ -142,6 +144,25 @@ func nativeKernels(isa ISA) kernels {
 			_, _ = dy[(rows-1)*stride+n-1], p[(rows-1)*stride+n-1]
 			softmaxGrads(&dy[0], &p[0], rows, 4*stride, n, a)
 		}
+	}
+	plain := k.complete()
+	k.mixRows = func(dst, base, y []float32, place []int32, weight []float32, n, slots int) {
+		if n%16 != 0 || len(place) == 0 {
+			plain.mixRows(dst, base, y, place, weight, n, slots)
+			return
+		}
+		var at *float32
+		if rows := len(place) / slots; base != nil {
+			at = &base[:rows*n][0]
+		}
+		mixRows(&dst[:len(place)/slots*n][0], &y[0], &place[0], len(place)/slots, n, slots, at, &weight[:len(place)][0])
+	}
+	k.addRows = func(dst, y []float32, place []int32, n, slots int) {
+		if n%16 != 0 || len(place) == 0 {
+			plain.addRows(dst, y, place, n, slots)
+			return
+		}
+		addRows(&dst[:len(place)/slots*n][0], &y[0], &place[0], len(place)/slots, n, slots)
 	}
 	k.softmaxGrad = func(dst, p, dy []float32, d, a float32) {
 		if n := len(p); n > 0 {

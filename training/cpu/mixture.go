@@ -49,34 +49,36 @@ func (b *Backend) route(m *mix, logits []float32, lo, hi int) {
 	b.move(probs, logits[lo*e:], hi-lo, e, e, pad, 16)
 	b.softmax(probs, hi-lo, pad, pad, e-pad+16, 0, 1)
 	for t := lo; t < hi; t++ {
-		p, chosen, w := m.probs[t*pad:][:e], m.expert[t*m.TopK:][:m.TopK], m.weight[t*m.TopK:][:m.TopK]
-		choose(chosen, p)
-		var total float32
-		for s, c := range chosen {
-			w[s] = p[c]
-			total += p[c]
+		chosen, w := m.expert[t*m.TopK:][:m.TopK], m.weight[t*m.TopK:][:m.TopK]
+		b.choose(chosen, w, m.probs[t*pad:][:e])
+		if !m.Normalize {
+			continue
 		}
-		if m.Normalize {
-			for s := range w {
-				w[s] /= total
-			}
+		var total float32
+		for _, p := range w {
+			total += p
+		}
+		for s := range w {
+			w[s] /= total
 		}
 	}
 }
 
-// choose sets chosen to where the largest values of p are, the first of equal ones first.
-func choose(chosen []int32, p []float32) {
-	for j, v := range p {
-		s := min(j, len(chosen))
-		if s == len(chosen) {
-			if s--; !(v > p[chosen[s]]) {
-				continue
-			}
+// choose sets chosen to where the largest values of p are, the first of equal ones first, and w to the values. They are
+// probabilities, or all of them are NaN.
+func (b *Backend) choose(chosen []int32, w, p []float32) {
+	for s := range chosen {
+		v, j := b.maximum(p), 0
+		if v != v {
+			j = s
 		}
-		for ; s > 0 && v > p[chosen[s-1]]; s-- {
-			chosen[s] = chosen[s-1]
+		for v == v && p[j] != v {
+			j++
 		}
-		chosen[s] = int32(j)
+		chosen[s], w[s], p[j] = int32(j), v, -1
+	}
+	for s, j := range chosen {
+		p[j] = w[s]
 	}
 }
 
@@ -126,24 +128,23 @@ func (b *Backend) parts(m *mix) (parts []part) {
 
 // Mixture routes and runs the experts.
 func (b *Backend) Mixture(y, x, logits backend.Buffer, experts []backend.Expert, mx backend.Mix) {
-	Y, X, L, m := host(y), host(x), host(logits), mx.(*mix)
+	b.MixtureOnto(y, nil, x, logits, experts, mx)
+}
+
+// MixtureOnto is Mixture added to base, unless that is nil.
+func (b *Backend) MixtureOnto(y, base, x, logits backend.Buffer, experts []backend.Expert, mx backend.Mix) {
+	Y, B, X, L, m := host(y), host(base), host(x), host(logits), mx.(*mix)
 	d, k := m.Model, m.TopK
 	m.tokens = len(X) / d
 	b.rowsOf(m.tokens, normRows, func(lo, hi int) { b.route(m, L, lo, hi) })
 	m.gather()
 	b.experts(m, X, experts)
 	b.rowsOf(m.tokens, normRows, func(lo, hi int) {
-		for t := lo; t < hi; t++ {
-			out := Y[t*d:][:d]
-			for s := t * k; s < (t+1)*k; s++ {
-				row := m.y[int(m.place[s])*d:][:d]
-				if s == t*k {
-					b.kernels.scale(out, row, m.weight[s])
-				} else {
-					b.axpy(out, row, m.weight[s])
-				}
-			}
+		var onto []float32
+		if B != nil {
+			onto = B[lo*d : hi*d]
 		}
+		b.mixRows(Y[lo*d:hi*d], onto, m.y, m.place[lo*k:hi*k], m.weight[lo*k:hi*k], d, k)
 	})
 }
 
@@ -287,9 +288,9 @@ func (b *Backend) MixtureGrad(dx, dlogits, dy, x backend.Buffer, experts []backe
 	b.rowsOf(m.tokens, normRows, func(lo, hi int) {
 		for t := lo; t < hi; t++ {
 			b.routeGrad(m, DL[t*m.Experts:][:m.Experts], m.dw[t*k:][:k], t, balance)
-			for s := t * k; s < (t+1)*k && DX != nil; s++ {
-				b.add(DX[t*d:][:d], m.y[int(m.place[s])*d:][:d])
-			}
+		}
+		if DX != nil {
+			b.addRows(DX[lo*d:hi*d], m.y, m.place[lo*k:hi*k], d, k)
 		}
 	})
 	b.expertGrads(group, grads, d, f, group.dy, group.a, func(g backend.ExpertGrad) backend.Buffer { return g.Down })

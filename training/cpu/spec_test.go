@@ -279,10 +279,16 @@ func TestMixtureDefinition(t *testing.T) {
 			m := b.NewMix(s, tokens, true)
 			gotY, gotX, gotL := make(floats, len(x)), make(floats, len(x)), make(floats, len(logits))
 			b.Mixture(gotY, floats(x), floats(logits), experts, m)
-			b.MixtureGrad(gotX, gotL, floats(dy), nil, experts, got, m, balance)
+			b.MixtureGrad(gotX, gotL, floats(dy), floats(x), experts, got, m, balance)
 			compare(t, name+"y", gotY, y)
 			b.Mixture(gotY, floats(x), floats(logits), experts, b.NewMix(s, tokens, false))
 			compare(t, name+"y without keeping", gotY, y)
+			onto := append([]float32(nil), dy...)
+			for i := range onto {
+				onto[i] += y[i]
+			}
+			b.MixtureOnto(gotY, floats(dy), floats(x), floats(logits), experts, b.NewMix(s, tokens, false))
+			compare(t, name+"y on something", gotY, onto)
 			compare(t, name+"dx", gotX, dx)
 			compare(t, name+"dlogits", gotL, dlogits)
 			for c := range e {

@@ -203,6 +203,16 @@ func softmaxAVX512(x *float32, rows, stride, n, lanes, more int, scale float32)
 //go:noescape
 func softmaxGradsAVX512(dst, p *float32, rows, stride, n int, a float32)
 
+// mixRowsAVX512 sets rows of dst to base plus the weighted sum of k rows of y, those that place names. base may be nil.
+//
+//go:noescape
+func mixRowsAVX512(dst, y *float32, place *int32, rows, n, k int, base, weight *float32)
+
+// addRowsAVX512 adds to rows of dst k rows of y, those that place names, one after the other.
+//
+//go:noescape
+func addRowsAVX512(dst, y *float32, place *int32, rows, n, k int)
+
 // chainAVX512 returns the sum of x·y in order of the values, which are at least one.
 //
 //go:noescape
@@ -362,6 +372,16 @@ func softmaxAVX2(x *float32, rows, stride, n, lanes, more int, scale float32)
 //
 //go:noescape
 func softmaxGradsAVX2(dst, p *float32, rows, stride, n int, a float32)
+
+// mixRowsAVX2 sets rows of dst to base plus the weighted sum of k rows of y, those that place names. base may be nil.
+//
+//go:noescape
+func mixRowsAVX2(dst, y *float32, place *int32, rows, n, k int, base, weight *float32)
+
+// addRowsAVX2 adds to rows of dst k rows of y, those that place names, one after the other.
+//
+//go:noescape
+func addRowsAVX2(dst, y *float32, place *int32, rows, n, k int)
 
 // chainAVX2 returns the sum of x·y in order of the values, which are at least one.
 //

@@ -6,6 +6,8 @@ func (g *gen) rows() {
 	g.ropes()
 	g.softmax()
 	g.softmaxGrads()
+	g.slots("mixRows", "sets rows of dst to base plus the weighted sum of k rows of y, those that place names. base may be nil.", true)
+	g.slots("addRows", "adds to rows of dst k rows of y, those that place names, one after the other.", false)
 	g.chain()
 }
 
@@ -284,6 +286,66 @@ func (g *gen) softmaxGrads() {
 	})
 	g.line("ADDQ R9, DI")
 	g.line("ADDQ R9, SI")
+	g.line("DECQ R14")
+	g.line("JNZ row")
+	g.end()
+}
+
+// slots emits a kernel over rows of n values, n a multiple of 16, that gather k rows each.
+func (g *gen) slots(name, doc string, weighted bool) {
+	params := []param{{"dst", "*float32"}, {"y", "*float32"}, {"place", "*int32"}, {"rows", "int"}, {"n", "int"}, {"k", "int"}}
+	if weighted {
+		params = append(params, param{"base", "*float32"}, param{"weight", "*float32"})
+	}
+	g.begin(name, doc, params, false, map[string]string{"dst": "DI", "base": "R9", "y": "SI", "place": "DX", "weight": "R11", "rows": "R14", "n": "BX", "k": "R13"})
+	g.line("SHLQ $2, BX")
+	g.label("row")
+	g.line("XORL R8, R8") // bytes into the row
+	g.label("vector")
+	g.line("XORL R10, R10") // slot
+	slot := func() {
+		g.line("MOVLQSX (DX)(R10*4), AX")
+		g.line("IMULQ BX, AX")
+		g.line("ADDQ SI, AX")
+	}
+	if weighted {
+		slot()
+		g.op("VBROADCASTSS", word("(R11)"), vec(0))
+		g.op("VMULPS", cell{"AX", "R8"}, vec(0), vec(0))
+		g.line("JMP next")
+		g.label("slot")
+		slot()
+		g.op("VBROADCASTSS", word("(R11)(R10*4)"), vec(1))
+		g.op("VFMADD231PS", cell{"AX", "R8"}, vec(1), vec(0))
+	} else {
+		g.op("VMOVUPS", cell{"DI", "R8"}, vec(0))
+		g.label("slot")
+		slot()
+		g.op("VADDPS", cell{"AX", "R8"}, vec(0), vec(0))
+	}
+	g.label("next")
+	g.line("INCQ R10")
+	g.line("CMPQ R10, R13")
+	g.line("JLT slot")
+	if weighted {
+		g.line("TESTQ R9, R9")
+		g.line("JZ store")
+		g.op("VADDPS", cell{"R9", "R8"}, vec(0), vec(0))
+		g.label("store")
+	}
+	g.op("VMOVUPS", vec(0), cell{"DI", "R8"})
+	g.line("ADDQ $64, R8")
+	g.line("CMPQ R8, BX")
+	g.line("JNE vector")
+	g.line("ADDQ BX, DI")
+	g.line("LEAQ (DX)(R13*4), DX")
+	if weighted {
+		g.line("LEAQ (R11)(R13*4), R11")
+		g.line("TESTQ R9, R9")
+		g.line("JZ last")
+		g.line("ADDQ BX, R9")
+		g.label("last")
+	}
 	g.line("DECQ R14")
 	g.line("JNZ row")
 	g.end()

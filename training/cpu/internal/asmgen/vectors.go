@@ -65,22 +65,17 @@ func (g *gen) reductions() {
 	g.ret(g.fold("VADDPS", 7, 1), off)
 }
 
-// exponents are what exp takes, and what sigmoid takes besides.
-func (g *gen) exponents() []konst {
-	k := []konst{g.f32("expMin", expMin), g.f32("expMax", expMax), g.f32("log2e", log2e), g.f32("magic", magic),
-		g.f32("ln2Hi", ln2Hi), g.f32("ln2Lo", ln2Lo), g.f32("one", 1)}
-	for i := 7; i > 1; i-- {
+// exponents are the constants of exp, and others.
+func (g *gen) exponents(others ...konst) []konst {
+	k := append([]konst{g.f32("expMin", expMin), g.f32("expMax", expMax), g.f32("log2e", log2e), g.f32("magic", magic),
+		g.f32("ln2Hi", ln2Hi), g.f32("ln2Lo", ln2Lo)}, others...)
+	for i := range expC {
 		k = append(k, g.expC(i))
 	}
 	return k
 }
 
-func (g *gen) expC(i int) konst {
-	if expC[i] == 1 {
-		return g.f32("one", 1)
-	}
-	return g.f32("exp"+string(rune('0'+i)), expC[i])
-}
+func (g *gen) expC(i int) konst { return g.f32("exp"+string(rune('0'+i)), expC[i]) }
 
 // exp replaces v by its exponential. t, r, p are overwritten. See docs/spec/exact.md.
 func (g *gen) exp(v, t, r, p vec) {
@@ -182,7 +177,7 @@ func (g *gen) activations() {
 	reg := map[string]string{"dst": "DI", "dg": "DI", "du": "BX", "dy": "R8", "gate": "SI", "u": "DX", "n": "CX"}
 
 	g.begin("siluMul", "sets dst = (gate·sigmoid(gate))·u.", ptrs("dst", "gate", "u"), false, reg)
-	g.hold(8, append(g.exponents(), g.u32("signBit", 1<<31))...)
+	g.hold(8, g.exponents(g.f32("one", 1), g.u32("signBit", 1<<31))...)
 	g.loop([]string{"DI", "SI", "DX"}, 7, func() {
 		g.load("SI", 0)
 		g.sigmoid(0, 1, 2, 3, 4)
@@ -194,7 +189,7 @@ func (g *gen) activations() {
 
 	g.begin("siluMulGrad", "sets dg and du from dy: silu = gate·s; du = dy·silu; dg = (dy·u)·(silu·(1−s) + s).",
 		ptrs("dg", "du", "dy", "gate", "u"), false, reg)
-	g.hold(8, append(g.exponents(), g.u32("signBit", 1<<31))...)
+	g.hold(8, g.exponents(g.f32("one", 1), g.u32("signBit", 1<<31))...)
 	g.loop([]string{"DI", "BX", "R8", "SI", "DX"}, 7, func() {
 		g.load("SI", 0)
 		g.sigmoid(0, 1, 2, 3, 4)
