@@ -129,8 +129,7 @@ type work struct {
 	few   [8 * blockK]float32
 	tile  tile
 	spare []float32
-	then  uintptr // where what is read after the next product lies, or 0
-	bytes uintptr // of it; 0 for a weight of the size of that product's
+	then  uintptr // where the operand of the next product lies, or 0
 }
 
 // scratch returns n values of any content, until the next call.

@@ -182,11 +182,8 @@ func (b *Backend) productOnto(w *work, c, base []float32, ldc int, a view, r rig
 		case at == 0:
 		case next < wide*deep:
 			ahead = at + uintptr(next)*part
-		case w.then != 0 && w.bytes == 0:
-			ahead = w.then + uintptr(next-wide*deep)*part
 		case w.then != 0:
-			share := w.bytes / uintptr(lead)
-			ahead, step = w.then+uintptr(next-wide*deep)*share, share/uintptr(strips)
+			ahead = w.then + uintptr(next-wide*deep)*part
 		default:
 			step = 0
 		}
@@ -216,7 +213,7 @@ func (b *Backend) productOnto(w *work, c, base []float32, ldc int, a view, r rig
 			i += h
 		}
 	}
-	w.then, w.bytes = 0, 0
+	w.then = 0
 }
 
 // grid cuts m rows and n columns into parts that keep all threads busy and runs them in parallel. Columns are cut first:

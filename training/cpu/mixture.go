@@ -1,10 +1,6 @@
 package cpu
 
-import (
-	"unsafe"
-
-	"github.com/blockzero-net/bzd/training/backend"
-)
+import "github.com/blockzero-net/bzd/training/backend"
 
 // mix keeps one layer's routing and, gathered by expert, what the way back needs and does not compute again. Slot s of
 // token t is index t·TopK+s.
@@ -21,10 +17,9 @@ type mix struct {
 	first  []int     // [Experts+1]: gathered rows of expert e are first[e] to first[e+1]
 	load   []int
 
-	parts []part
-	y     []float32 // [tokens·TopK, Model]: outputs of the experts, in the end what they add to dx
-	gu    []float32 // of every part its rows of gate·x, then those of up·x, all of them [Width]; nil without keep
-	dw    []float32 // [tokens·TopK]: gradients of weight; nil without keep
+	y    []float32 // [tokens·TopK, Model]: outputs of the experts, in the end what they add to dx
+	g, u []float32 // [tokens·TopK, Width], nil without keep
+	dw   []float32 // [tokens·TopK]: gradients of weight, nil without keep
 }
 
 // NewMix allocates for rows rows.
@@ -37,7 +32,7 @@ func (b *Backend) NewMix(s backend.MixtureShape, rows int, keep bool) backend.Mi
 		y: make([]float32, n*s.Model),
 	}
 	if keep {
-		m.gu, m.dw = make([]float32, 2*n*s.Width), make([]float32, n)
+		m.g, m.u, m.dw = make([]float32, n*s.Width), make([]float32, n*s.Width), make([]float32, n)
 	}
 	return m
 }
@@ -115,16 +110,8 @@ const (
 	partRows   = 128
 )
 
-// kept is what m.gu holds of a part.
-func (m *mix) kept(c part) (g, u []float32) {
-	n := (c.hi - c.lo) * m.Width
-	gu := m.gu[2*c.lo*m.Width:]
-	return gu[:n], gu[n : 2*n]
-}
-
-// cutRows makes the parts: the rows of all experts, so that all threads are busy.
-func (b *Backend) cutRows(m *mix) {
-	parts := m.parts[:0]
+// parts cuts the rows of all experts so that all threads are busy.
+func (b *Backend) parts(m *mix) (parts []part) {
 	grain := max(partRows, partValues/(m.Model+2*m.Width))
 	for e := range m.Experts {
 		lo, hi := m.first[e], m.first[e+1]
@@ -136,7 +123,7 @@ func (b *Backend) cutRows(m *mix) {
 	for i := range max(0, len(parts)-b.threads) {
 		parts[i].next = parts[i+b.threads].expert
 	}
-	m.parts = parts
+	return parts
 }
 
 // Mixture routes and runs the experts.
@@ -164,16 +151,16 @@ func (b *Backend) MixtureOnto(y, base, x, logits backend.Buffer, experts []backe
 // experts sets y.
 func (b *Backend) experts(m *mix, x []float32, experts []backend.Expert) {
 	d, f := m.Model, m.Width
-	b.cutRows(m)
-	b.par(len(m.parts), func(w *work, i int) {
-		c := m.parts[i]
+	parts := b.parts(m)
+	b.par(len(parts), func(w *work, i int) {
+		c := parts[i]
 		n := c.hi - c.lo
 		gate, up, down := expertWeights(experts[c.expert])
 		buf := w.scratch(n * (d + 2*f))
 		xs, a, u := buf[:n*d], buf[n*d:n*(d+f)], buf[n*(d+f):]
 		g := a
 		if m.keep {
-			g, u = m.kept(c)
+			g, u = m.g[c.lo*f:c.hi*f], m.u[c.lo*f:c.hi*f]
 		}
 		m.rows(xs, x, c.lo, c.hi)
 		w.then, _ = up.forward().span(d, 0, f)
@@ -259,8 +246,9 @@ func (b *Backend) MixtureGrad(dx, dlogits, dy, x backend.Buffer, experts []backe
 	d, f, k := m.Model, m.Width, m.TopK
 	group, release := m.groupRows(b, grads)
 	defer release()
-	b.par(len(m.parts), func(w *work, i int) {
-		c := m.parts[i]
+	parts := b.parts(m)
+	b.par(len(parts), func(w *work, i int) {
+		c := parts[i]
 		n := c.hi - c.lo
 		ys, own := m.y[c.lo*d:c.hi*d], group.first[c.expert] < group.first[c.expert+1]
 		for r, s := range m.source[c.lo:c.hi] {
@@ -270,7 +258,7 @@ func (b *Backend) MixtureGrad(dx, dlogits, dy, x backend.Buffer, experts []backe
 			return
 		}
 		gate, up, down := expertWeights(experts[c.expert])
-		g, u := m.kept(c)
+		g, u := m.g[c.lo*f:c.hi*f], m.u[c.lo*f:c.hi*f]
 		var dy, dg, du []float32
 		if own {
 			lo := group.first[c.expert] + c.lo - m.first[c.expert]
@@ -285,9 +273,7 @@ func (b *Backend) MixtureGrad(dx, dlogits, dy, x backend.Buffer, experts []backe
 		for r, s := range m.source[c.lo:c.hi] {
 			b.kernels.scale(dy[r*d:][:d], DY[int(s)/k*d:][:d], m.weight[s])
 		}
-		if n > 0 {
-			w.then, w.bytes = uintptr(unsafe.Pointer(&g[0])), uintptr(8*n*f)
-		}
+		w.then, _ = gate.back().span(f, 0, d)
 		b.product(w, dg, f, view{dy, d, 1}, down.back(), d, 0, n, 0, f, false)
 		b.siluMulGrad(dg, du, dg, g, u)
 		if DX == nil {
