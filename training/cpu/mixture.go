@@ -68,14 +68,12 @@ func (b *Backend) route(m *mix, logits []float32, lo, hi int) {
 // probabilities, or all of them are NaN.
 func (b *Backend) choose(chosen []int32, w, p []float32) {
 	for s := range chosen {
-		v, j := b.maximum(p), 0
-		if v != v {
-			j = s
+		j := s
+		if v := b.maximum(p); v >= 0 {
+			for j = 0; p[j] != v; j++ {
+			}
 		}
-		for v == v && p[j] != v {
-			j++
-		}
-		chosen[s], w[s], p[j] = int32(j), v, -1
+		chosen[s], w[s], p[j] = int32(j), p[j], -1
 	}
 	for s, j := range chosen {
 		p[j] = w[s]

@@ -299,3 +299,40 @@ func TestMixtureDefinition(t *testing.T) {
 		}
 	}
 }
+
+// TestRoute holds the choice of experts against its definition, for logits that no model should have too.
+func TestRoute(t *testing.T) {
+	for draw, value := range draws {
+		r := rand.New(rand.NewPCG(6, 6))
+		for _, experts := range []int{3, 14, 16, 40} {
+			const tokens, topK = 50, 3
+			logits := fill(tokens*experts, func() float32 { return value(r) })
+			logits[1] = logits[0]
+			var probs []float32
+			for _, b := range backends(t, 1) {
+				m := b.NewMix(backend.MixtureShape{Experts: experts, TopK: topK}, tokens, false).(*mix)
+				b.route(m, logits, 0, tokens)
+				if probs == nil {
+					probs = m.probs
+				}
+				name := fmt.Sprintf("%s, %s logits of %d experts", b.Name(), draw, experts)
+				compare(t, name, m.probs, probs)
+				for i := range tokens {
+					p, taken := m.probs[i*m.padded():][:experts], map[int]bool{}
+					for s := range topK {
+						best := -1
+						for j := range p {
+							if !taken[j] && (best < 0 || p[j] > p[best]) {
+								best = j
+							}
+						}
+						taken[best] = true
+						if got := m.expert[i*topK+s]; int(got) != best || !same(m.weight[i*topK+s], p[best]) {
+							t.Fatalf("%s: slot %d of token %d is expert %d, want %d of %v", name, s, i, got, best, p)
+						}
+					}
+				}
+			}
+		}
+	}
+}
