@@ -146,7 +146,7 @@ func (h Host) estimate(l model.Layout) HostMemory {
 	if h.Sparse { // what was learnt, and what of it is sent
 		m.Kept += 2 * group
 	}
-	m.Scratch = int64(h.Threads) * (1 << 20)
+	m.Scratch = int64(h.Threads) * (1<<20 + 4*256*int64(c.Dim+2*c.Width)) // 256 rows of an expert
 	return m
 }
 

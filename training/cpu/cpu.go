@@ -200,8 +200,8 @@ func (b *Backend) par(n int, f func(w *work, i int)) {
 // rowsOf cuts n items into runs of about grain (a multiple of 16 when grain is) and runs them in parallel.
 func (b *Backend) rowsOf(n, grain int, f func(lo, hi int)) {
 	if b.threads == 1 || n <= grain {
-		if n > 0 {
-			f(0, n)
+		for lo := 0; lo < n; lo += grain { // a run stays in the cache
+			f(lo, min(lo+grain, n))
 		}
 		return
 	}

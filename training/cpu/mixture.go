@@ -101,11 +101,11 @@ func (m *mix) gather() {
 // part is a run of an expert's gathered rows. next is the expert that the same goroutine will probably work for after it.
 type part struct{ expert, lo, hi, next int }
 
-// partValues is how many values a part has between its products, so that they stay in the cache; but it has no fewer than
-// partRows rows, for every part packs the weights.
+// partValues is how many values a part has between its products, so that they stay in the cache; but as long as there are
+// so many it has no fewer than partRows rows, for every part packs the weights.
 const (
 	partValues = 1 << 17
-	partRows   = 128
+	partRows   = 256
 )
 
 // parts cuts the rows of all experts so that all threads are busy.
