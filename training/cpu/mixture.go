@@ -113,7 +113,7 @@ func (b *Backend) parts(m *mix) (parts []part) {
 	grain := max(partRows, partValues/(m.Model+2*m.Width))
 	for e := range m.Experts {
 		lo, hi := m.first[e], m.first[e+1]
-		n := max(1, (hi-lo+grain-1)/grain, min((hi-lo)/(4*b.rows), (4*b.threads+m.Experts-1)/m.Experts))
+		n := max((hi-lo+grain-1)/grain, min((hi-lo)/(4*b.rows), (4*b.threads+m.Experts-1)/m.Experts))
 		for i := range n {
 			parts = append(parts, part{e, lo + (hi-lo)*i/n, lo + (hi-lo)*(i+1)/n, e})
 		}
