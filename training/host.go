@@ -126,13 +126,15 @@ func (h Host) estimate(l model.Layout) HostMemory {
 	if h.Half {
 		m.Moments = group
 	}
-	// What a layer's mixture keeps here is more than what it keeps on a device.
+	// A layer's mixture keeps less here than on a device: the product of gate and up is computed again. The way back has
+	// room for the slots of the group's experts, which all layers share and which may be all slots.
 	slots := n * int64(c.TopK)
 	kept := layers
 	if l.Recompute {
 		kept = 1
 	}
-	m.Activations += kept * 4 * slots * int64(c.Width+2*c.Dim)
+	m.Activations -= kept * 4 * slots * int64(c.Width)
+	m.Activations += 4 * slots * int64(2*c.Dim+3*c.Width)
 	// The group's values where it began; a state on its way to the disk.
 	m.Kept = group + group + m.Moments
 	if h.Moments {
@@ -144,7 +146,7 @@ func (h Host) estimate(l model.Layout) HostMemory {
 	if h.Sparse { // what was learnt, and what of it is sent
 		m.Kept += 2 * group
 	}
-	m.Scratch = int64(h.Threads) * (1 << 20)
+	m.Scratch = int64(h.Threads) * (1<<20 + 4*256*int64(c.Dim+2*c.Width)) // 256 rows of an expert
 	return m
 }
 

@@ -200,6 +200,15 @@ type Optimizer interface {
 	SumSquares(x []Buffer) []float32
 }
 
+// Onto is implemented by backends that add to the residual stream what they compute, as they compute it. The bits are those
+// of the operation followed by Sum. y is neither of its operands.
+type Onto interface {
+	// LinearOnto sets y = base + x·Wᵀ.
+	LinearOnto(y, base, x Buffer, w Weight)
+	// MixtureOnto sets y = base + what Mixture sets.
+	MixtureOnto(y, base, x, logits Buffer, experts []Expert, m Mix)
+}
+
 // HalfMoments is implemented by backends that can keep an optimizer's moments in bfloat16, in the host's memory.
 type HalfMoments interface {
 	// AdamWHalf is AdamW for moments that are rounded to bfloat16 when p has been moved: docs/spec/exact.md.

@@ -43,7 +43,7 @@ func (b *Backend) Attention(out, q, k, v backend.Buffer, a backend.Attn) {
 					p = P[((seq*s.Heads+h)*t+lo)*pad:]
 				}
 				b.product(w, p, pad, view{Q[(seq*t+lo)*qw+h*hd:], qw, 1}, kp, hd, 0, hi-lo, 0, hi, false)
-				b.softmax(p, hi-lo, pad, lo+attendRows, scale)
+				b.softmax(p, hi-lo, pad, lo+attendRows, 1, 1, scale)
 				b.product(w, out[lo*qw:], qw, view{p, pad, 1}, vp, hi, 0, hi-lo, 0, hd, false)
 			}
 		}
@@ -75,11 +75,10 @@ func (b *Backend) AttentionGrad(dq, dk, dv, dout, _, q, k, v backend.Buffer, a b
 			for lo := 0; lo < t; lo += attendRows {
 				hi := min(lo+attendRows, t)
 				b.product(w, ds, pad, view{DO[qoff:], qw, 1}, vp, hd, lo, hi, 0, hi, false)
-				for i := lo; i < hi; i++ {
-					row, pr := ds[i*pad:][:lo+attendRows], p[i*pad:][:lo+attendRows]
-					clear(row[hi:])
-					b.softmaxGrad(row, pr, row, b.dot(pr, row), scale)
+				for i := lo; i < hi && hi < lo+attendRows; i++ {
+					clear(ds[i*pad+hi:][:lo+attendRows-hi])
 				}
+				b.softmaxGrads(ds[lo*pad:], p[lo*pad:], hi-lo, pad, lo+attendRows, scale)
 				b.product(w, DQ[qoff:], qw, view{ds, pad, 1}, kp, hi, lo, hi, 0, hd, false)
 			}
 			first := h == kv*group

@@ -28,7 +28,8 @@ type Backend struct {
 	threads int
 
 	mu   sync.Mutex
-	free []*work // that nobody holds
+	free []*work   // that nobody holds
+	room []float32 // that nobody has borrowed
 	maps mappings
 }
 
@@ -157,6 +158,26 @@ func (b *Backend) give(w *work) {
 	b.free = append(b.free, w)
 }
 
+// borrow returns n values of any content.
+func (b *Backend) borrow(n int) []float32 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	v := b.room
+	b.room = nil
+	if cap(v) < n {
+		v = make([]float32, n)
+	}
+	return v[:n]
+}
+
+func (b *Backend) giveBack(v []float32) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if cap(v) > cap(b.room) {
+		b.room = v
+	}
+}
+
 // par runs f(0) … f(n−1) on up to threads goroutines. Which goroutine runs which item never shows in a result.
 func (b *Backend) par(n int, f func(w *work, i int)) {
 	var next atomic.Int64
@@ -179,8 +200,8 @@ func (b *Backend) par(n int, f func(w *work, i int)) {
 // rowsOf cuts n items into runs of about grain (a multiple of 16 when grain is) and runs them in parallel.
 func (b *Backend) rowsOf(n, grain int, f func(lo, hi int)) {
 	if b.threads == 1 || n <= grain {
-		if n > 0 {
-			f(0, n)
+		for lo := 0; lo < n; lo += grain { // a run stays in the cache
+			f(lo, min(lo+grain, n))
 		}
 		return
 	}

@@ -56,8 +56,15 @@ type kernels struct {
 	norm      func(y, inv, x, w []float32, eps float32)
 	normGrads func(dx, dy, inv, x, w []float32) // adds to dx
 	ropes     func(x, c, s []float32)
-	// softmax sets up to 16 rows of n values, n a multiple of 16, to softmax(x·a), row r without its last 15 − r values.
-	softmax func(x []float32, rows, stride, n int, a float32)
+	// softmax sets rows of n values, n a multiple of 16, to softmax(x·a). Of the last 16 values row r has the first
+	// lanes + r·more only, at least one and at most 16; the others count as −∞. more is 0 or 1.
+	softmax func(x []float32, rows, stride, n, lanes, more int, a float32)
+	// softmaxGrads is softmaxGrad of rows of n values, n a multiple of 16, in place of dy, d being dot(p, dy).
+	softmaxGrads func(dy, p []float32, rows, stride, n int, a float32)
+	// mixRows sets rows of n values of dst to base, unless that is nil, plus the weighted sum of slots rows of y, those
+	// that place names; addRows adds them without weights.
+	mixRows func(dst, base, y []float32, place []int32, weight []float32, n, slots int)
+	addRows func(dst, y []float32, place []int32, n, slots int)
 }
 
 // tile describes one call of a tile or strip kernel: C[i,j] = Σ_k A[i,k]·B[k,j]. B is packed in panels of 16 columns.
@@ -71,7 +78,7 @@ type tile struct {
 	k      int      // 40
 	c      *float32 // 48
 	cRow   int      // 56
-	add    int      // 64: not zero adds the sum to C
+	base   *float32 // 64: what the sum is added to, with the rows of C, which it may be; nil for nothing
 	n      int      // 72: columns of a strip; a tile kernel does not look
 	ahead  uintptr  // 80: memory that will be wanted; a kernel may fetch it to the cache
 }
@@ -124,14 +131,44 @@ func (k kernels) complete() kernels {
 		}
 	}
 	if k.softmax == nil {
-		k.softmax = func(x []float32, rows, stride, n int, a float32) {
+		k.softmax = func(x []float32, rows, stride, n, lanes, more int, a float32) {
 			for r := range rows {
 				row := x[r*stride:][:n]
-				for j := n - 15 + r; j < n; j++ {
+				for j := n - 16 + lanes + r*more; j < n; j++ {
 					row[j] = float32(math.Inf(-1))
 				}
 				sum := k.expSum(row, row, a, float32(k.maximum(row)*a))
 				k.scale(row, row, 1/sum)
+			}
+		}
+	}
+	if k.softmaxGrads == nil {
+		k.softmaxGrads = func(dy, p []float32, rows, stride, n int, a float32) {
+			for r := range rows {
+				row, pr := dy[r*stride:][:n], p[r*stride:][:n]
+				k.softmaxGrad(row, pr, row, k.dot(pr, row), a)
+			}
+		}
+	}
+	if k.mixRows == nil {
+		k.mixRows = func(dst, base, y []float32, place []int32, weight []float32, n, slots int) {
+			for s, p := range place {
+				row := dst[s/slots*n:][:n]
+				if s%slots == 0 {
+					k.scale(row, y[int(p)*n:][:n], weight[s])
+				} else {
+					k.axpy(row, y[int(p)*n:][:n], weight[s])
+				}
+				if s%slots == slots-1 && base != nil {
+					k.add(row, base[s/slots*n:][:n])
+				}
+			}
+		}
+	}
+	if k.addRows == nil {
+		k.addRows = func(dst, y []float32, place []int32, n, slots int) {
+			for s, p := range place {
+				k.add(dst[s/slots*n:][:n], y[int(p)*n:][:n])
 			}
 		}
 	}

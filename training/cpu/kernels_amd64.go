@@ -21,14 +21,18 @@ func nativeKernels(isa ISA) kernels {
 	move, widen := moveAVX512, widenAVX512
 	dot, chain, maximum, expSum := dotAVX512, chainAVX512, maximumAVX512, expSumAVX512
 	scale, add, sum, axpy, axpyScale := scaleAVX512, addAVX512, sumAVX512, axpyAVX512, axpyScaleAVX512
-	norm, normGrads, ropes, softmax, softmaxGrad := normAVX512, normGradsAVX512, ropesAVX512, softmaxAVX512, softmaxGradAVX512
+	norm, normGrads, ropes := normAVX512, normGradsAVX512, ropesAVX512
+	softmax, softmaxGrad, softmaxGrads := softmaxAVX512, softmaxGradAVX512, softmaxGradsAVX512
+	mixRows, addRows := mixRowsAVX512, addRowsAVX512
 	siluMul, siluMulGrad, adam := siluMulAVX512, siluMulGradAVX512, adamwAVX512
 	if isa == AVX2 {
 		k.rows, k.vectors, k.strip = 6, 1, stripAVX2
 		move, widen = moveAVX2, widenAVX2
 		dot, chain, maximum, expSum = dotAVX2, chainAVX2, maximumAVX2, expSumAVX2
 		scale, add, sum, axpy, axpyScale = scaleAVX2, addAVX2, sumAVX2, axpyAVX2, axpyScaleAVX2
-		norm, normGrads, ropes, softmax, softmaxGrad = normAVX2, normGradsAVX2, ropesAVX2, softmaxAVX2, softmaxGradAVX2
+		norm, normGrads, ropes = normAVX2, normGradsAVX2, ropesAVX2
+		softmax, softmaxGrad, softmaxGrads = softmaxAVX2, softmaxGradAVX2, softmaxGradsAVX2
+		mixRows, addRows = mixRowsAVX2, addRowsAVX2
 		siluMul, siluMulGrad, adam = siluMulAVX2, siluMulGradAVX2, adamwAVX2
 	}
 	k.gemm = func(m, v int, t *tile) {
@@ -129,9 +133,36 @@ func nativeKernels(isa ISA) kernels {
 			ropes(&x[0], &c[0], &s[:h][0], len(x)/(2*h), h)
 		}
 	}
-	k.softmax = func(x []float32, rows, stride, n int, a float32) {
-		_, _ = x[(rows-1)*stride+n-1], [16]int{}[rows-1]
-		softmax(&x[0], rows, 4*stride, n, a)
+	k.softmax = func(x []float32, rows, stride, n, lanes, more int, a float32) {
+		if rows > 0 {
+			_, _ = x[(rows-1)*stride+n-1], [16]int{}[lanes-1+(rows-1)*more]
+			softmax(&x[0], rows, 4*stride, n, lanes, more, a)
+		}
+	}
+	k.softmaxGrads = func(dy, p []float32, rows, stride, n int, a float32) {
+		if rows > 0 {
+			_, _ = dy[(rows-1)*stride+n-1], p[(rows-1)*stride+n-1]
+			softmaxGrads(&dy[0], &p[0], rows, 4*stride, n, a)
+		}
+	}
+	plain := k.complete()
+	k.mixRows = func(dst, base, y []float32, place []int32, weight []float32, n, slots int) {
+		if n%16 != 0 || len(place) == 0 {
+			plain.mixRows(dst, base, y, place, weight, n, slots)
+			return
+		}
+		var at *float32
+		if rows := len(place) / slots; base != nil {
+			at = &base[:rows*n][0]
+		}
+		mixRows(&dst[:len(place)/slots*n][0], &y[0], &place[0], len(place)/slots, n, slots, at, &weight[:len(place)][0])
+	}
+	k.addRows = func(dst, y []float32, place []int32, n, slots int) {
+		if n%16 != 0 || len(place) == 0 {
+			plain.addRows(dst, y, place, n, slots)
+			return
+		}
+		addRows(&dst[:len(place)/slots*n][0], &y[0], &place[0], len(place)/slots, n, slots)
 	}
 	k.softmaxGrad = func(dst, p, dy []float32, d, a float32) {
 		if n := len(p); n > 0 {

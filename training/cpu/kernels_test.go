@@ -41,7 +41,32 @@ func kernelCases() []kernelCase {
 		}},
 		{"softmax", func(k kernels, v [5][]float32, s [2]float32) float32 {
 			if n := len(v[0]) / 3 &^ 15; n > 0 {
-				k.softmax(v[0], min(16, len(v[0])/n), n, n, s[0])
+				k.softmax(v[0], min(16, len(v[0])/n), n, n, 1, 1, s[0])
+			}
+			return 0
+		}},
+		{"softmax of a column", func(k kernels, v [5][]float32, s [2]float32) float32 {
+			if n := 16; len(v[0]) >= n {
+				k.softmax(v[0], len(v[0])/n, n, n, 1+len(v[0])%n, 0, s[0])
+			}
+			return 0
+		}},
+		{"softmaxGrads", func(k kernels, v [5][]float32, s [2]float32) float32 {
+			if n := len(v[0]) / 3 &^ 15; n > 0 {
+				k.softmaxGrads(v[0], v[1], len(v[0])/n, n, n, s[0])
+			}
+			return 0
+		}},
+		{"mixRows", func(k kernels, v [5][]float32, _ [2]float32) float32 {
+			if rows, d := rowsOf(len(v[0])); d > 3 {
+				k.mixRows(v[0], v[1], v[2], places(rows), v[3][:2*rows], d, 2)
+				k.mixRows(v[4], nil, v[2], places(rows), v[3][:2*rows], d, 2)
+			}
+			return 0
+		}},
+		{"addRows", func(k kernels, v [5][]float32, _ [2]float32) float32 {
+			if rows, d := rowsOf(len(v[0])); d > 3 {
+				k.addRows(v[0], v[1], places(rows), d, 2)
 			}
 			return 0
 		}},
@@ -78,6 +103,15 @@ func kernelCases() []kernelCase {
 			return 0
 		}},
 	}
+}
+
+// places names two of so many rows for each of as many.
+func places(rows int) []int32 {
+	p := make([]int32, 2*rows)
+	for i := range p {
+		p[i] = int32((i*7 + 3) % rows)
+	}
+	return p
 }
 
 // rowsOf cuts n values into rows of d.

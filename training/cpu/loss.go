@@ -15,7 +15,11 @@ func (b *Backend) Embed(y backend.Buffer, table backend.Weight, ids []int32) {
 		if T.half == nil {
 			copy(Y[i*d:][:d], T.data[int(id)*d:])
 		} else {
-			copyHalf(Y[i*d:][:d], T.half[int(id)*d:])
+			row, half, whole := Y[i*d:][:d], T.half[int(id)*d:][:d], d&^15
+			if whole > 0 {
+				b.widen(row, half, 1, whole, d, d, 16)
+			}
+			copyHalf(row[whole:], half[whole:])
 		}
 	}
 }

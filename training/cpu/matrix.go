@@ -133,12 +133,22 @@ const (
 // product sets (or adds to) columns n0 to n1 of the rows m0 to m1 of c, with row stride ldc, the product of a and r
 // over k.
 func (b *Backend) product(w *work, c []float32, ldc int, a view, r right, k, m0, m1, n0, n1 int, add bool) {
+	base := c
+	if !add {
+		base = nil
+	}
+	b.productOnto(w, c, base, ldc, a, r, k, m0, m1, n0, n1)
+}
+
+// productOnto is product that is added to base, which lies as c does, unless it is nil. What has several k-blocks can only
+// be added to c itself.
+func (b *Backend) productOnto(w *work, c, base []float32, ldc int, a view, r right, k, m0, m1, n0, n1 int) {
 	m := m1 - m0
 	if m <= 0 || n1 <= n0 {
 		return
 	}
-	// A strip is copied if enough tiles read it: rows that lie a power of two apart drive one another from the cache.
-	copied := n1-n0 > 64 || a.col != 1 && n1-n0 > 32
+	// A strip is copied if enough tiles read it and its rows lie so far apart that they may drive one another from the cache.
+	copied := n1-n0 > 64 && a.row > blockK || a.col != 1 && n1-n0 > 32
 	strips := (m + b.rows - 1) / b.rows
 	t := &w.tile
 	// Blocks go in the order in which r lies in memory. While one is multiplied by, those that follow are fetched.
@@ -155,8 +165,9 @@ func (b *Backend) product(w *work, c []float32, ldc int, a view, r right, k, m0,
 		}
 		n := min(blockN, n1-j)
 		*t = tile{b: &w.block[0], k: min(blockK, k-k0), cRow: 4 * ldc, n: n}
-		if add || k0 > 0 {
-			t.add = 1
+		onto := base
+		if k0 > 0 {
+			onto = c
 		}
 		switch {
 		case t.k == 0:
@@ -193,6 +204,10 @@ func (b *Backend) product(w *work, c []float32, ldc int, a view, r right, k, m0,
 			}
 			t.c = &c[i*ldc+j]
 			_ = c[(i+h-1)*ldc+j+n-1]
+			if onto != nil {
+				_ = onto[(i+h-1)*ldc+j+n-1]
+				t.base = &onto[i*ldc+j]
+			}
 			t.ahead = ahead + uintptr(s)*step
 			b.strip(h, t)
 			i += h
@@ -230,23 +245,26 @@ func stripOf(rows, vectors int, gemm func(m, v int, t *tile)) func(m int, t *til
 			v := (n + 15) / 16
 			e.b = (*float32)(unsafe.Add(unsafe.Pointer(t.b), j/16*t.bPanel))
 			e.c = (*float32)(unsafe.Add(unsafe.Pointer(t.c), 4*j))
+			if t.base != nil {
+				e.base = (*float32)(unsafe.Add(unsafe.Pointer(t.base), 4*j))
+			}
 			if n == 16*v {
 				gemm(m, v, &e)
 				continue
 			}
 			var edge [16 * 32]float32 // a tile that reaches over the last column
-			c := e.c
-			e.c, e.cRow, e.add = &edge[0], 64*v, 0
+			c, base := e.c, e.base
+			e.c, e.cRow, e.base = &edge[0], 64*v, nil
 			gemm(m, v, &e)
 			for i := range m {
 				row := unsafe.Slice((*float32)(unsafe.Add(unsafe.Pointer(c), i*t.cRow)), n)
-				for x := range row {
-					if t.add != 0 {
-						row[x] += edge[i*16*v+x]
-					} else {
-						row[x] = edge[i*16*v+x]
+				sums := edge[i*16*v:][:n]
+				if base != nil {
+					for x, v := range unsafe.Slice((*float32)(unsafe.Add(unsafe.Pointer(base), i*t.cRow)), n) {
+						sums[x] = v + sums[x]
 					}
 				}
+				copy(row, sums)
 			}
 		}
 	}

@@ -142,7 +142,11 @@ func TestTiles(t *testing.T) {
 						a, b, c := fill(m*lda+1, value), fill(v*panel+16, value), fill(m*ldc+2, value)
 						want := append([]float32(nil), c...)
 						specProduct(want[1:], ldc, m, 16*v, k, at(a, lda, 1), func(x, j int) float32 { return b[j/16*panel+x*16+j%16] }, add == 1)
-						kern.gemm(m, v, &tile{a: &a[0], aRow: 4 * lda, aCol: 4, b: &b[0], bPanel: 4 * panel, k: k, c: &c[1], cRow: 4 * ldc, add: add})
+						e := &tile{a: &a[0], aRow: 4 * lda, aCol: 4, b: &b[0], bPanel: 4 * panel, k: k, c: &c[1], cRow: 4 * ldc}
+						if add == 1 {
+							e.base = e.c
+						}
+						kern.gemm(m, v, e)
 						compare(t, fmt.Sprintf("%s tile %d×%d, k %d, add %d", isa, m, 16*v, k, add), c, want)
 					}
 				}
@@ -162,14 +166,41 @@ func TestStrips(t *testing.T) {
 		}
 		for m := 1; m <= kern.rows; m++ {
 			for n := 1; n <= 67; n += 1 + n/20 {
-				k, add := []int{0, 1, 3, 4, 5, 8, 18}[r.IntN(7)], n%2
+				k, add := []int{0, 1, 3, 4, 5, 8, 18}[r.IntN(7)], n%3
 				lda, ldc, panel := m+3, n+5, 16*(k+2) // a by columns, as its copies lie
 				a, b, c := fill(k*lda+m, value), fill((n+15)/16*panel+16, value), fill(m*ldc+2, value)
-				want := append([]float32(nil), c...)
-				specProduct(want[1:], ldc, m, n, k, at(a, 1, lda), func(x, j int) float32 { return b[j/16*panel+x*16+j%16] }, add == 1)
-				kern.strip(m, &tile{a: &a[0], aRow: 4, aCol: 4 * lda, b: &b[0], bPanel: 4 * panel, k: k, c: &c[1], cRow: 4 * ldc, add: add, n: n, ahead: uintptr(unsafe.Pointer(&b[0]))})
+				want, base := append([]float32(nil), c...), fill(m*ldc+2, value)
+				e := &tile{a: &a[0], aRow: 4, aCol: 4 * lda, b: &b[0], bPanel: 4 * panel, k: k, c: &c[1], cRow: 4 * ldc, n: n, ahead: uintptr(unsafe.Pointer(&b[0]))}
+				switch add {
+				case 1:
+					e.base = e.c
+				case 2:
+					e.base = &base[1]
+					for i := range m {
+						copy(want[1+i*ldc:][:n], base[1+i*ldc:])
+					}
+				}
+				specProduct(want[1:], ldc, m, n, k, at(a, 1, lda), func(x, j int) float32 { return b[j/16*panel+x*16+j%16] }, add > 0)
+				kern.strip(m, e)
 				compare(t, fmt.Sprintf("%s strip %d×%d, k %d, add %d", isa, m, n, k, add), c, want)
 			}
+		}
+	}
+}
+
+// TestLinearOnto compares with the product and the sum, with one k-block and with several.
+func TestLinearOnto(t *testing.T) {
+	r := rand.New(rand.NewPCG(8, 8))
+	value := func() float32 { return float32(r.NormFloat64()) }
+	for _, b := range backends(t, 1, 3) {
+		for _, in := range []int{40, 256, 300, 520} {
+			const rows, out = 150, 37
+			x, base, w := floats(fill(rows*in, value)), floats(fill(rows*out, value)), b.Prepare(floats(fill(out*in, value)), out, in)
+			want, got := make(floats, rows*out), make(floats, rows*out)
+			b.Linear(want, x, w)
+			b.Add(want, base)
+			b.LinearOnto(got, base, x, w)
+			compare(t, fmt.Sprintf("%s, k %d", b.Name(), in), got, want)
 		}
 	}
 }

@@ -43,8 +43,8 @@ func (b *Backend) HeadNormRope(y, inv, x, w backend.Buffer, rope backend.Rope, h
 	d, h := len(W), len(W)/2
 	b.rowsOf(len(X)/d/heads, normRows, func(lo, hi int) {
 		n := heads * d
+		b.norm(Y[lo*n:hi*n], I[lo*heads:hi*heads], X[lo*n:hi*n], W, eps)
 		for r := lo; r < hi; r++ {
-			b.norm(Y[r*n:][:n], I[r*heads:][:heads], X[r*n:][:n], W, eps)
 			p := r % seq * h
 			b.ropes(Y[r*n:][:n], cos[p:p+h], sin[p:p+h])
 		}
@@ -62,8 +62,8 @@ func (b *Backend) HeadNormRopeGrad(dx, dw, dy, inv, x, w backend.Buffer, rope ba
 		for r := lo; r < hi; r++ {
 			p := r % seq * h
 			b.ropes(DY[r*n:][:n], cos[p:p+h], sin[p:p+h])
-			b.normGrads(DX[r*n:][:n], DY[r*n:][:n], I[r*heads:][:heads], X[r*n:][:n], W)
 		}
+		b.normGrads(DX[lo*n:hi*n], DY[lo*n:hi*n], I[lo*heads:hi*heads], X[lo*n:hi*n], W)
 	})
 	if DW != nil {
 		b.normWeightGrad(DW, DY, X, I)

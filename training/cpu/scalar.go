@@ -245,8 +245,8 @@ func scalarTile(m, v int, t *tile) {
 				s = fma(*at(t.a, i*t.aRow+k*t.aCol), *at(b, 64*k), s)
 			}
 			c := at(t.c, i*t.cRow+4*j)
-			if t.add != 0 {
-				s = *c + s
+			if t.base != nil {
+				s = *at(t.base, i*t.cRow+4*j) + s
 			}
 			*c = s
 		}

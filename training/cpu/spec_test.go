@@ -279,16 +279,59 @@ func TestMixtureDefinition(t *testing.T) {
 			m := b.NewMix(s, tokens, true)
 			gotY, gotX, gotL := make(floats, len(x)), make(floats, len(x)), make(floats, len(logits))
 			b.Mixture(gotY, floats(x), floats(logits), experts, m)
-			b.MixtureGrad(gotX, gotL, floats(dy), nil, experts, got, m, balance)
+			b.MixtureGrad(gotX, gotL, floats(dy), floats(x), experts, got, m, balance)
 			compare(t, name+"y", gotY, y)
 			b.Mixture(gotY, floats(x), floats(logits), experts, b.NewMix(s, tokens, false))
 			compare(t, name+"y without keeping", gotY, y)
+			onto := append([]float32(nil), dy...)
+			for i := range onto {
+				onto[i] += y[i]
+			}
+			b.MixtureOnto(gotY, floats(dy), floats(x), floats(logits), experts, b.NewMix(s, tokens, false))
+			compare(t, name+"y on something", gotY, onto)
 			compare(t, name+"dx", gotX, dx)
 			compare(t, name+"dlogits", gotL, dlogits)
 			for c := range e {
 				compare(t, name+"dgate", host(got[c].Gate), grads[c][0])
 				compare(t, name+"dup", host(got[c].Up), grads[c][1])
 				compare(t, name+"ddown", host(got[c].Down), grads[c][2])
+			}
+		}
+	}
+}
+
+// TestRoute holds the choice of experts against its definition, for logits that no model should have too.
+func TestRoute(t *testing.T) {
+	for draw, value := range draws {
+		r := rand.New(rand.NewPCG(6, 6))
+		for _, experts := range []int{3, 14, 16, 40} {
+			const tokens, topK = 50, 3
+			logits := fill(tokens*experts, func() float32 { return value(r) })
+			logits[1] = logits[0]
+			var probs []float32
+			for _, b := range backends(t, 1) {
+				m := b.NewMix(backend.MixtureShape{Experts: experts, TopK: topK}, tokens, false).(*mix)
+				b.route(m, logits, 0, tokens)
+				if probs == nil {
+					probs = m.probs
+				}
+				name := fmt.Sprintf("%s, %s logits of %d experts", b.Name(), draw, experts)
+				compare(t, name, m.probs, probs)
+				for i := range tokens {
+					p, taken := m.probs[i*m.padded():][:experts], map[int]bool{}
+					for s := range topK {
+						best := -1
+						for j := range p {
+							if !taken[j] && (best < 0 || p[j] > p[best]) {
+								best = j
+							}
+						}
+						taken[best] = true
+						if got := m.expert[i*topK+s]; int(got) != best || !same(m.weight[i*topK+s], p[best]) {
+							t.Fatalf("%s: slot %d of token %d is expert %d, want %d of %v", name, s, i, got, best, p)
+						}
+					}
+				}
 			}
 		}
 	}

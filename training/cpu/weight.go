@@ -86,6 +86,21 @@ func (b *Backend) Linear(y, x backend.Buffer, m backend.Weight) {
 	})
 }
 
+// LinearOnto sets y = base + x·Wᵀ.
+func (b *Backend) LinearOnto(y, base, x backend.Buffer, m backend.Weight) {
+	Y, B, X, W := host(y), host(base), host(x), m.(*weight)
+	b.grid(len(X)/W.in, W.out, func(w *work, m0, m1, n0, n1 int) {
+		if W.in <= blockK {
+			b.productOnto(w, Y, B, W.out, view{X, W.in, 1}, W.forward(), W.in, m0, m1, n0, n1)
+			return
+		}
+		b.product(w, Y, W.out, view{X, W.in, 1}, W.forward(), W.in, m0, m1, n0, n1, false)
+		for r := m0; r < m1; r++ {
+			b.add(Y[r*W.out+n0:r*W.out+n1], B[r*W.out+n0:r*W.out+n1])
+		}
+	})
+}
+
 // LinearGradInput sets dx = dy·W or adds it.
 func (b *Backend) LinearGradInput(dx, dy backend.Buffer, m backend.Weight, add bool) {
 	DX, DY, W := host(dx), host(dy), m.(*weight)

@@ -193,10 +193,25 @@ func normGradsAVX512(dx, dy, inv, x, w *float32, rows, n int, d float32)
 //go:noescape
 func ropesAVX512(x, c, s *float32, rows, n int)
 
-// softmaxAVX512 sets up to 16 rows of n values, n a multiple of 16, stride bytes apart, to their softmax of x·scale; row r is without its last 15 − r values.
+// softmaxAVX512 sets rows of n values, n a multiple of 16, stride bytes apart, to their softmax of x·scale. Of the last 16 values row r has the first lanes + r·more only; the others count as −∞.
 //
 //go:noescape
-func softmaxAVX512(x *float32, rows, stride, n int, scale float32)
+func softmaxAVX512(x *float32, rows, stride, n, lanes, more int, scale float32)
+
+// softmaxGradsAVX512 sets dst = (p·(dst − dot(p, dst)))·a of rows of n values, n a multiple of 16, stride bytes apart.
+//
+//go:noescape
+func softmaxGradsAVX512(dst, p *float32, rows, stride, n int, a float32)
+
+// mixRowsAVX512 sets rows of dst to base plus the weighted sum of k rows of y, those that place names. base may be nil.
+//
+//go:noescape
+func mixRowsAVX512(dst, y *float32, place *int32, rows, n, k int, base, weight *float32)
+
+// addRowsAVX512 adds to rows of dst k rows of y, those that place names, one after the other.
+//
+//go:noescape
+func addRowsAVX512(dst, y *float32, place *int32, rows, n, k int)
 
 // chainAVX512 returns the sum of x·y in order of the values, which are at least one.
 //
@@ -348,10 +363,25 @@ func normGradsAVX2(dx, dy, inv, x, w *float32, rows, n int, d float32)
 //go:noescape
 func ropesAVX2(x, c, s *float32, rows, n int)
 
-// softmaxAVX2 sets up to 16 rows of n values, n a multiple of 16, stride bytes apart, to their softmax of x·scale; row r is without its last 15 − r values.
+// softmaxAVX2 sets rows of n values, n a multiple of 16, stride bytes apart, to their softmax of x·scale. Of the last 16 values row r has the first lanes + r·more only; the others count as −∞.
 //
 //go:noescape
-func softmaxAVX2(x *float32, rows, stride, n int, scale float32)
+func softmaxAVX2(x *float32, rows, stride, n, lanes, more int, scale float32)
+
+// softmaxGradsAVX2 sets dst = (p·(dst − dot(p, dst)))·a of rows of n values, n a multiple of 16, stride bytes apart.
+//
+//go:noescape
+func softmaxGradsAVX2(dst, p *float32, rows, stride, n int, a float32)
+
+// mixRowsAVX2 sets rows of dst to base plus the weighted sum of k rows of y, those that place names. base may be nil.
+//
+//go:noescape
+func mixRowsAVX2(dst, y *float32, place *int32, rows, n, k int, base, weight *float32)
+
+// addRowsAVX2 adds to rows of dst k rows of y, those that place names, one after the other.
+//
+//go:noescape
+func addRowsAVX2(dst, y *float32, place *int32, rows, n, k int)
 
 // chainAVX2 returns the sum of x·y in order of the values, which are at least one.
 //

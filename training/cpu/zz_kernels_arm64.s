@@ -32,7 +32,7 @@ loop:
 	CBNZ R10, loop
 done:
 	CBZ R13, store
-	MOVD R11, R1
+	MOVD R13, R1
 	VLD1 (R1), [V24.S4, V25.S4, V26.S4, V27.S4]
 	WORD $0x4e20d700 // fadd v0.4s, v24.4s, v0.4s
 	WORD $0x4e21d721 // fadd v1.4s, v25.4s, v1.4s
@@ -81,7 +81,7 @@ loop:
 	CBNZ R10, loop
 done:
 	CBZ R13, store
-	MOVD R11, R1
+	MOVD R13, R1
 	VLD1 (R1), [V24.S4, V25.S4, V26.S4, V27.S4]
 	WORD $0x4e20d700 // fadd v0.4s, v24.4s, v0.4s
 	WORD $0x4e21d721 // fadd v1.4s, v25.4s, v1.4s
@@ -148,7 +148,7 @@ loop:
 	CBNZ R10, loop
 done:
 	CBZ R13, store
-	MOVD R11, R1
+	MOVD R13, R1
 	VLD1 (R1), [V24.S4, V25.S4, V26.S4, V27.S4]
 	WORD $0x4e20d700 // fadd v0.4s, v24.4s, v0.4s
 	WORD $0x4e21d721 // fadd v1.4s, v25.4s, v1.4s
@@ -233,7 +233,7 @@ loop:
 	CBNZ R10, loop
 done:
 	CBZ R13, store
-	MOVD R11, R1
+	MOVD R13, R1
 	VLD1 (R1), [V24.S4, V25.S4, V26.S4, V27.S4]
 	WORD $0x4e20d700 // fadd v0.4s, v24.4s, v0.4s
 	WORD $0x4e21d721 // fadd v1.4s, v25.4s, v1.4s
@@ -336,7 +336,7 @@ loop:
 	CBNZ R10, loop
 done:
 	CBZ R13, store
-	MOVD R11, R1
+	MOVD R13, R1
 	VLD1 (R1), [V24.S4, V25.S4, V26.S4, V27.S4]
 	WORD $0x4e20d700 // fadd v0.4s, v24.4s, v0.4s
 	WORD $0x4e21d721 // fadd v1.4s, v25.4s, v1.4s
@@ -457,7 +457,7 @@ loop:
 	CBNZ R10, loop
 done:
 	CBZ R13, store
-	MOVD R11, R1
+	MOVD R13, R1
 	VLD1 (R1), [V24.S4, V25.S4, V26.S4, V27.S4]
 	WORD $0x4e20d700 // fadd v0.4s, v24.4s, v0.4s
 	WORD $0x4e21d721 // fadd v1.4s, v25.4s, v1.4s

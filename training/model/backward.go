@@ -161,7 +161,8 @@ func (p *Pass) Step(losses []float64, tokens, targets []int32, scale, balance fl
 	b.RMSNormGrad(dh, p.grad("model.norm.weight"), dx, p.cut(p.invF, 1), p.stream(c.Layers), m.norm)
 	for l := c.Layers - 1; l >= t.lowest; l-- {
 		if p.Recompute && l < c.Layers-1 {
-			p.forward(l)
+			p.attend(l)
+			p.mix(l, nil)
 		}
 		p.layerGrad(l, balance)
 	}

@@ -229,27 +229,31 @@ func (p *Pass) attend(l int) {
 	qn, kn := p.rotated(l)
 	o := p.cut(a.o, qw)
 	b.Attention(o, qn, kn, v, a.attn)
+	if onto, ok := b.(backend.Onto); ok {
+		onto.LinearOnto(h2, p.stream(l), o, y.o)
+		return
+	}
 	b.Linear(h2, o, y.o)
 	b.Add(h2, p.stream(l))
 }
 
-// mix returns the output of layer l's mixture for h2.
-func (p *Pass) mix(l int) backend.Buffer {
+// mix runs layer l's mixture on h2. It sets next, unless that is nil, to the residual stream after it.
+func (p *Pass) mix(l int, next backend.Buffer) {
 	c, b, y, a := p.m.Config, p.m.b, &p.m.layers[l], p.layer(l)
-	r, moe := p.cut(p.router, c.Experts), p.cut(p.moe, c.Dim)
+	r, moe, h2 := p.cut(p.router, c.Experts), p.cut(p.moe, c.Dim), p.cut(a.h2, c.Dim)
 	x2 := p.norm2(l)
 	b.Linear(r, x2, y.router)
+	if onto, ok := b.(backend.Onto); ok && c.Shared == 0 && next != nil {
+		onto.MixtureOnto(next, h2, x2, r, y.experts, a.mix)
+		return
+	}
 	b.Mixture(moe, x2, r, y.experts, a.mix)
 	if c.Shared > 0 {
 		p.shared(l, moe, x2)
 	}
-	return moe
-}
-
-// forward runs layer l up to the output of its mixture, which it returns.
-func (p *Pass) forward(l int) backend.Buffer {
-	p.attend(l)
-	return p.mix(l)
+	if next != nil {
+		b.Sum(next, h2, moe)
+	}
 }
 
 // Prefix is the residual stream before the mixture of a layer, [tokens, Dim], by which models that are equal up to there
@@ -281,11 +285,10 @@ func (p *Pass) trunk(tokens []int32, from, to *Prefix) {
 		if to != nil && l == to.Layer {
 			b.Copy(to.Stream, p.cut(p.layer(l).h2, c.Dim))
 		}
-		moe := p.mix(l)
+		p.mix(l, p.stream(l+1))
 		if p.probe != nil {
 			p.probe(l)
 		}
-		b.Sum(p.stream(l+1), p.cut(p.layer(l).h2, c.Dim), moe)
 	}
 	b.RMSNorm(p.cut(p.final, c.Dim), p.cut(p.invF, 1), p.stream(c.Layers), m.norm, float32(c.NormEps))
 }

@@ -36,6 +36,7 @@ type gen struct {
 	frame     int  // bytes of locals of the next function
 	masked    bool // within the body of a tail
 	spare     vec  // what masked operations overwrite
+	held      map[konst]vec
 }
 
 func (g *gen) line(format string, a ...any) { fmt.Fprintf(&g.asm, "\t"+format+"\n", a...) }
@@ -88,6 +89,20 @@ func (g *gen) begin(name, doc string, params []param, ret bool, regs map[string]
 func (g *gen) end() {
 	g.line("VZEROUPPER")
 	g.line("RET")
+	g.held = nil
+}
+
+// hold keeps constants in registers, from first on, to the end of the function, if the instruction set has enough of them.
+func (g *gen) hold(first vec, constants ...konst) {
+	if g.isa != avx512 {
+		return
+	}
+	held := map[konst]vec{}
+	for i, k := range constants {
+		g.op("VMOVUPS", k, first+vec(i))
+		held[k] = first + vec(i)
+	}
+	g.held = held
 }
 
 // operand of a logical vector instruction.
@@ -116,10 +131,27 @@ func (m mem) at(g *gen, half int) string {
 	return fmt.Sprintf("%d(%s)", o, m.base)
 }
 
+// cell is 16 consecutive float32 at index(base).
+type cell struct{ base, index string }
+
+func (c cell) at(_ *gen, half int) string {
+	if half == 0 {
+		return fmt.Sprintf("(%s)(%s*1)", c.base, c.index)
+	}
+	return fmt.Sprintf("%d(%s)(%s*1)", 32*half, c.base, c.index)
+}
+
 // konst is a constant replicated over a vector.
 type konst string
 
-func (k konst) at(*gen, int) string { return "·" + string(k) + "<>(SB)" }
+func (k konst) at(g *gen, half int) string {
+	if v, ok := g.held[k]; ok {
+		return v.at(g, half)
+	}
+	return k.memory()
+}
+
+func (k konst) memory() string { return "·" + string(k) + "<>(SB)" }
 
 // word is an operand that is the same everywhere.
 type word string

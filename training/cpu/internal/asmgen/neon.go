@@ -178,7 +178,7 @@ func (g *arm) tile(m int) {
 	g.line("CBNZ R10, loop")
 	g.label("done")
 	g.line("CBZ R13, store")
-	g.line("MOVD R11, R1")
+	g.line("MOVD R13, R1")
 	for i := range m {
 		g.load("R1", b)
 		g.f("fadd", quad(i), b, quad(i))

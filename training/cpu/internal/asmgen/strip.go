@@ -29,7 +29,7 @@ func (g *gen) strips() {
 // strip emits C[m, n] = or += sum over k of A[i,k]·B[k,j], k in order, one fused multiply-add a step, as a row of tiles.
 // Columns beyond n are computed from the panel's padding and not stored.
 //
-// The tile struct (see kernels.go of package cpu): a 0, aRow 8, aCol 16, b 24, bPanel 32, k 40, c 48, cRow 56, add 64,
+// The tile struct (see kernels.go of package cpu): a 0, aRow 8, aCol 16, b 24, bPanel 32, k 40, c 48, cRow 56, base 64,
 // n 72, ahead 80; strides in bytes. The locals are the columns left, and the offsets to the next panel and columns of C.
 func (g *gen) strip(m int) {
 	_, wide := g.isa.tile()
@@ -166,9 +166,10 @@ func (g *gen) tile(name string, m, v int, last bool) {
 		g.mask("0(SP)")
 	}
 	masked := func(j int) bool { return last && j == v-1 }
-	g.line("CMPQ 64(DI), $0")
-	g.line("JEQ %sStore", name)
-	g.line("MOVQ DX, AX")
+	g.line("MOVQ 64(DI), AX")
+	g.line("TESTQ AX, AX")
+	g.line("JZ %sStore", name)
+	g.line("ADDQ 16(SP), AX")
 	for i := range m {
 		for j := range v {
 			g.addTo(acc(i, j), "AX", 64*j, masked(j))

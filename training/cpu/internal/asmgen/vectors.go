@@ -54,6 +54,7 @@ func (g *gen) reductions() {
 	g.broadcastArg("scale", off["scale"], 5)
 	g.broadcastArg("shift", off["shift"], 6)
 	g.op("VXORPS", vec(7), vec(7), vec(7))
+	g.hold(8, g.exponents()...)
 	g.loop([]string{"SI", "DI"}, 4, func() {
 		g.load("SI", 0)
 		g.op("VFMSUB213PS", vec(6), vec(5), vec(0)) // x·scale − shift
@@ -64,6 +65,18 @@ func (g *gen) reductions() {
 	g.ret(g.fold("VADDPS", 7, 1), off)
 }
 
+// exponents are the constants of exp, and others.
+func (g *gen) exponents(others ...konst) []konst {
+	k := append([]konst{g.f32("expMin", expMin), g.f32("expMax", expMax), g.f32("log2e", log2e), g.f32("magic", magic),
+		g.f32("ln2Hi", ln2Hi), g.f32("ln2Lo", ln2Lo)}, others...)
+	for i := range expC {
+		k = append(k, g.expC(i))
+	}
+	return k
+}
+
+func (g *gen) expC(i int) konst { return g.f32("exp"+string(rune('0'+i)), expC[i]) }
+
 // exp replaces v by its exponential. t, r, p are overwritten. See docs/spec/exact.md.
 func (g *gen) exp(v, t, r, p vec) {
 	g.op("VMAXPS", g.f32("expMin", expMin), v, v)
@@ -73,9 +86,13 @@ func (g *gen) exp(v, t, r, p vec) {
 	g.op("VSUBPS", g.f32("magic", magic), t, r)      // r = n
 	g.op("VFNMADD231PS", g.f32("ln2Hi", ln2Hi), r, v)
 	g.op("VFNMADD231PS", g.f32("ln2Lo", ln2Lo), r, v) // v = x − n·ln2
-	g.op("VMOVUPS", g.f32("exp7", expC[7]), p)
+	g.op("VMOVUPS", g.expC(7), p)
 	for i := 6; i >= 0; i-- {
-		g.op("VFMADD213PS", g.f32("exp"+string(rune('0'+i)), expC[i]), v, p) // p = p·v + c
+		g.op("VFMADD213PS", g.expC(i), v, p) // p = p·v + c
+	}
+	if g.isa == avx512 {
+		g.op("VSCALEFPS", r, p, v) // p·2^n, rounded once
+		return
 	}
 	g.op("VPSUBD", g.f32("magic", magic), t, t) // n as an integer
 	g.op("VPSRAD", imm(1), t, r)                // h = n >> 1
@@ -160,6 +177,7 @@ func (g *gen) activations() {
 	reg := map[string]string{"dst": "DI", "dg": "DI", "du": "BX", "dy": "R8", "gate": "SI", "u": "DX", "n": "CX"}
 
 	g.begin("siluMul", "sets dst = (gate·sigmoid(gate))·u.", ptrs("dst", "gate", "u"), false, reg)
+	g.hold(8, g.exponents(g.f32("one", 1), g.u32("signBit", 1<<31))...)
 	g.loop([]string{"DI", "SI", "DX"}, 7, func() {
 		g.load("SI", 0)
 		g.sigmoid(0, 1, 2, 3, 4)
@@ -171,6 +189,7 @@ func (g *gen) activations() {
 
 	g.begin("siluMulGrad", "sets dg and du from dy: silu = gate·s; du = dy·silu; dg = (dy·u)·(silu·(1−s) + s).",
 		ptrs("dg", "du", "dy", "gate", "u"), false, reg)
+	g.hold(8, g.exponents(g.f32("one", 1), g.u32("signBit", 1<<31))...)
 	g.loop([]string{"DI", "BX", "R8", "SI", "DX"}, 7, func() {
 		g.load("SI", 0)
 		g.sigmoid(0, 1, 2, 3, 4)
