@@ -94,7 +94,7 @@ merge and pay, for some cycles.`).text()
 		c.dir = dir
 	}
 	// Eleven nodes share this process. Rather than early, garbage is collected where the process would outgrow its share.
-	debug.SetGCPercent(200)
+	debug.SetGCPercent(400)
 	debug.SetMemoryLimit(devnetMemory)
 	o.Dir, o.Workers = c.dir, c.workers()
 	var err error
@@ -140,7 +140,7 @@ merge and pay, for some cycles.`).text()
 }
 
 // devnetMemory is what the process tries to stay below, in bytes.
-const devnetMemory = 960 << 20
+const devnetMemory = 1056 << 20
 
 // terminalSize is the size of the terminal that the error stream is, or what is usual where it cannot be told.
 func terminalSize() (width, height int) {

@@ -53,7 +53,7 @@ func DemoLoad() Load {
 		Validators: 4, Miners: 6, Groups: 3,
 		PeriodMillis: 750, BlockMillis: 750, MessageMillis: 30, ClockMillis: 0,
 		DeltaBytes: 64 << 10, ChangedBytes: 8 << 20, MinerBytes: 50_000_000, ValidatorBytes: 50_000_000,
-		TrainTokens: 12_288, TrainSpeed: 7000, EvalSpeed: 22_000, SwitchMillis: 20,
+		TrainTokens: 16_384, TrainSpeed: 7000, EvalSpeed: 22_000, SwitchMillis: 20,
 		SubmitBlocks: 2, FaultyPermille: 0, MarginPermille: 200,
 	}
 }

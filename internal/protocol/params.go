@@ -119,8 +119,8 @@ func DemoParams() Params {
 	p.ConfidenceMilli = 1000
 	p.CanaryToleranceNano = 10_000_000 // a weak bound on few samples would veto noise
 	p.Schedule = Schedule{             // ends in time with rounds of 0.7 s and longer; a dev chain makes a block per round
-		Commit: 7, Custody: 8, Open: 9, Evaluate: 16, Search: 6, End: 24,
-		DeltaMillis: 100, Rounds: 2, CycleBlocks: 25,
+		Commit: 7, Custody: 8, Open: 9, Evaluate: 15, Search: 6, End: 23,
+		DeltaMillis: 100, Rounds: 2, CycleBlocks: 24,
 	}
 	return p
 }

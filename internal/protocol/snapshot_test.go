@@ -115,7 +115,7 @@ func TestDeadlines(t *testing.T) {
 	if demo.AgreeMillis() != 700 {
 		t.Errorf("the demo agrees within %d ms", demo.AgreeMillis())
 	}
-	if d, err := demo.Deadlines(700); err != nil || d.M != 22*700+1400 {
+	if d, err := demo.Deadlines(700); err != nil || d.M != 21*700+1400 {
 		t.Errorf("demo at 700 ms: %+v, %v", d, err)
 	}
 	if _, err := demo.Deadlines(699); !errors.Is(err, ErrInvalid) {

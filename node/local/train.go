@@ -57,7 +57,7 @@ func (n *Network) DefaultTrain(group, seed string, cycle uint64) TrainOptions {
 }
 
 // DefaultTokens is what a miner trains on per cycle, replay included, unless told otherwise.
-const DefaultTokens = 12288
+const DefaultTokens = 16384
 
 // DefaultTrain is what a miner of a network with sparse deltas does unless told otherwise.
 func DefaultTrain(group, seed string, cycle uint64) TrainOptions {
