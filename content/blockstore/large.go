@@ -142,8 +142,12 @@ func (l *large) write(digest, data []byte, sync bool) (err error) {
 		return err
 	}
 	_, err = f.Write(data)
-	if err == nil && sync {
+	switch {
+	case err != nil:
+	case sync:
 		err = f.Sync()
+	default:
+		startFlush(f)
 	}
 	if err = errors.Join(err, f.Close()); err == nil {
 		err = os.Rename(f.Name(), path)
