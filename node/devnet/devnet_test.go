@@ -62,6 +62,8 @@ func script(t *testing.T, name string) {
 			switch name {
 			case "nightly":
 				return os.Getenv("BZD_NIGHTLY") != "", nil
+			case "ci":
+				return os.Getenv("CI") != "", nil
 			case "smalldisk":
 			default:
 				return false, fmt.Errorf("unknown condition %q", name)
