@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -118,12 +119,14 @@ func TestFind(t *testing.T) {
 // TestAgain: what nobody took is announced again soon, what somebody took in intervals, and something else not at once.
 func TestAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		begin, alone := time.Now(), true
+		begin := time.Now()
+		var alone atomic.Bool
+		alone.Store(true)
 		var times []time.Duration
 		var what []cid.Cid
 		d := &Discovery{clock: systemClock{}, roots: make(chan []cid.Cid, 1), provide: func(_ context.Context, c cid.Cid, _ bool) error {
 			times, what = append(times, time.Since(begin)), append(what, c)
-			if alone {
+			if alone.Load() {
 				return errors.New("nobody is there")
 			}
 			return nil
@@ -131,7 +134,7 @@ func TestAgain(t *testing.T) {
 		d.start()
 		d.Announce(root(1))
 		<-time.After(firstRetry + firstRetry/2)
-		alone = false
+		alone.Store(false)
 		<-time.After(time.Hour)
 		d.Announce(root(2))
 		<-time.After(pause / 2)
