@@ -42,7 +42,7 @@ done
 
 peer=$(sed -n 's/.*bootstrap node at \[\([^] ]*\).*/\1/p' "$work/log")
 checkpoint=$(sed -n 's/^  "checkpoint": "\(.*\)",*$/\1/p' "$work/result.json")
-BZD_KUBO=$(realpath "$ipfs") BZD_KUBO_PEER=$peer BZD_KUBO_CHECKPOINT=$checkpoint go test -count=1 -run 'TestKubo$' -v ./cmd/bzd
+BZD_KUBO=$(realpath "$ipfs") BZD_KUBO_PEER=$peer BZD_KUBO_CHECKPOINT=$checkpoint "${GO:-go}" test -count=1 -run 'TestKubo$' -v ./cmd/bzd
 
 kill "$net"
 wait "$net" || true
