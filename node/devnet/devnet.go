@@ -405,7 +405,7 @@ func (w *network) measure(ctx context.Context) error {
 	need := max(
 		scored*perSample/float64(s.Evaluate-s.Open-1),
 		searched*perSample/float64(s.Search),
-		float64(w.Miners)*2.3*local.DefaultTokens/float64(seq)*perSample/float64(s.Commit), // a training step costs about as much
+		float64(w.Miners)*2.3*local.DefaultTokens/float64(seq)*perSample/float64(s.Commit), // to train on a token costs that many times its forward pass
 	)
 	headroom := w.Headroom
 	if headroom == 0 {
