@@ -20,7 +20,6 @@ import (
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
-	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	ma "github.com/multiformats/go-multiaddr"
@@ -137,7 +136,7 @@ func newLibp2p(cfg Config) (host.Host, error) {
 		libp2p.ConnectionManager(conns),
 		libp2p.NoListenAddrs, // listen does it, so that its errors can be told apart
 		libp2p.NoTransports,
-		libp2p.Security(noise.ID, noise.New),
+		Security(),
 		libp2p.UserAgent(orDefault(cfg.UserAgent, "bzd")),
 		libp2p.WithDialTimeout(cfg.Limits.DialTimeout),
 		libp2p.Ping(false),

@@ -121,11 +121,6 @@ type kuboRound struct {
 // another, from bzd by a daemon, and from a daemon by bzd.
 func (k *kuboBench) round(ctx context.Context, b *contentBench, src, store, want string) (r kuboRound, err error) {
 	repos := []string{b.dir(), b.dir(), b.dir()}
-	defer func() {
-		for _, repo := range repos {
-			err = errors.Join(err, os.RemoveAll(repo))
-		}
-	}()
 	for _, repo := range repos {
 		if err := k.init(ctx, repo); err != nil {
 			return r, err
@@ -171,5 +166,5 @@ func (k *kuboBench) round(ctx context.Context, b *contentBench, src, store, want
 	into := b.dir()
 	fetched, err := b.task(ctx, "fetch", into, root, daemons[0].address)
 	r.given = fetched.Seconds
-	return r, errors.Join(err, os.RemoveAll(into))
+	return r, err
 }

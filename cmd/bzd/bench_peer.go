@@ -16,11 +16,11 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	libp2pnoise "github.com/libp2p/go-libp2p/p2p/security/noise"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 
 	"github.com/blockzero-net/bzd/content/blockstore"
 	"github.com/blockzero-net/bzd/content/exchange"
+	"github.com/blockzero-net/bzd/p2p"
 )
 
 // benchProtocol is a stream of as many bytes as its first line says: what a connection can do at best.
@@ -106,14 +106,14 @@ func openBenchStore(dir string) (*blockstore.Store, error) {
 	return blockstore.Open(dir, o)
 }
 
-// plainHost is a host on TCP with Noise, as nodes are, without what makes a node of it.
+// plainHost is a host on TCP, secured as nodes are, without what makes a node of it.
 func plainHost(listen bool) (host.Host, error) {
 	where := libp2p.NoListenAddrs
 	if listen {
 		where = libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0")
 	}
 	return libp2p.New(libp2p.NoTransports, libp2p.Transport(tcp.NewTCPTransport),
-		libp2p.Security(libp2pnoise.ID, libp2pnoise.New), where, libp2p.DisableMetrics(), libp2p.DisableRelay(),
+		p2p.Security(), where, libp2p.DisableMetrics(), libp2p.DisableRelay(),
 		libp2p.UserAgent("bzd"))
 }
 

@@ -177,16 +177,16 @@ func (s *Store) examine(c cid.Cid) (n int, sound bool, err error) {
 	if err != nil || n >= 0 {
 		return n, sound, explain(s.dir, err)
 	}
-	v, at, _, err := s.big.read(d)
-	if err != nil || v == nil {
+	b, err := s.big.read(d, nil)
+	if err != nil || b.data == nil {
 		return -1, false, explain(s.dir, err)
 	}
-	sum := sha256.Sum256(v)
-	sound = len(v) >= s.opts.large && len(v) <= MaxBlock && string(sum[:]) == string(d)
+	sum := sha256.Sum256(b.data)
+	sound = b.whole && len(b.data) >= s.opts.large && len(b.data) <= MaxBlock && string(sum[:]) == string(d)
 	if sound {
-		s.big.note(d, at)
+		s.big.note(d, b.at)
 	} else {
 		s.big.forget(d)
 	}
-	return len(v), sound, nil
+	return len(b.data), sound, nil
 }

@@ -3,8 +3,11 @@ package blockstore
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"hash/crc32"
+	"io"
 	"io/fs"
 	"iter"
 	"maps"
@@ -18,9 +21,12 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// large keeps each block as a file of its own, named by its hash, in one of 256 directories. badger would append them to
-// files that it keeps mapped for ever: what was written once would stay in the process's memory, and a deleted block on
+// large keeps each block as a file of its own, named by its hash, with a checksum behind its bytes. badger would append them
+// to files that it keeps mapped for ever: what was written once would stay in the process's memory, and a deleted block on
 // the disk until its file is rewritten. Here neither happens, and there is nothing to index.
+//
+// The files lie in 16 directories. A new directory is put where the disk is empty, and what is in it beside it: with 256 of
+// them the first GiB of a store costs ext4 twice the time. A directory of 100,000 names costs nothing.
 type large struct {
 	dir string
 
@@ -42,6 +48,11 @@ const maxHashed = 1 << 16
 // that blocks of 64 KiB are five times faster in badger's log, those of 256 KiB twice, and those of 1 MiB slower
 // (BenchmarkLayout); what is a file gives its space back when it is deleted.
 const largeBlock = 256 << 10
+
+// trailer is the length of a file behind its block: the CRC-32C, little-endian, of the block.
+const trailer = 4
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // unfinished is in the name of a file that is being written.
 const unfinished = ".new-"
@@ -66,7 +77,7 @@ func openLarge(dir string) (*large, error) {
 // path is where the block of a digest lies. It is a function of the digest's bytes: no name comes from outside.
 func (l *large) path(digest []byte) string {
 	name := hex.EncodeToString(digest)
-	return filepath.Join(l.dir, name[:2], name[2:])
+	return filepath.Join(l.dir, name[:1], name[1:])
 }
 
 // size is the length of a block, -1 if it is not there.
@@ -78,37 +89,51 @@ func (l *large) size(digest []byte) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	return int(stat.Size()), nil
+	return max(int(stat.Size())-trailer, 0), nil
 }
 
-// read returns a block, nil if it is not there. A file that is too long is damaged and comes cut off. With sound its bytes
-// were found to have the digest before, and the file has not changed since.
-func (l *large) read(digest []byte) (data []byte, at stamp, sound bool, err error) {
+// found is what a read found of a block.
+type found struct {
+	data   []byte
+	whole  bool // the checksum is right
+	hashed bool // and the bytes were found to have the digest before, and the file has not changed since
+	at     stamp
+}
+
+// read returns a block in buf, if that has room for it; data is nil if it is not there. A file that is too long is damaged
+// and comes cut off.
+func (l *large) read(digest, buf []byte) (b found, err error) {
 	f, err := os.Open(l.path(digest))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, at, false, nil
+		return b, nil
 	}
 	if err != nil {
-		return nil, at, false, err
+		return b, err
 	}
 	defer f.Close()
 	stat, err := f.Stat()
 	if err != nil {
-		return nil, at, false, err
+		return b, err
 	}
-	at = stamp{stat.Size(), stat.ModTime()}
-	data = make([]byte, min(stat.Size(), MaxBlock+1))
-	for n := 0; n < len(data); {
-		k, err := f.Read(data[n:])
-		if err != nil { // it was longer a moment ago
-			return data[:n], at, false, nil
-		}
-		n += k
+	b.at = stamp{stat.Size(), stat.ModTime()}
+	n := int(min(stat.Size(), MaxBlock+trailer+1))
+	if buf == nil || cap(buf) < n {
+		buf = make([]byte, n)
+	}
+	data := buf[:n]
+	n, err = io.ReadFull(f, data)
+	b.data = data[:max(n-trailer, 0)]
+	if err != nil { // it was longer a moment ago
+		return b, nil
+	}
+	if n > trailer {
+		b.whole = binary.LittleEndian.Uint32(data[n-trailer:]) == crc32.Checksum(b.data, castagnoli)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	before, ok := l.hashed[string(digest)]
-	return data, at, ok && before == at, nil
+	b.hashed = ok && b.whole && before == b.at
+	return b, nil
 }
 
 // note remembers that a file, as it was at a time, has the bytes of its digest.
@@ -141,7 +166,9 @@ func (l *large) write(digest, data []byte, sync bool) (err error) {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(data)
+	if _, err = f.Write(data); err == nil {
+		_, err = f.Write(binary.LittleEndian.AppendUint32(nil, crc32.Checksum(data, castagnoli)))
+	}
 	switch {
 	case err != nil:
 	case sync:
@@ -256,7 +283,7 @@ func (l *large) each(fn func(digest []byte, length int64) error) error {
 		if err != nil {
 			return err
 		}
-		return fn(digest, stat.Size())
+		return fn(digest, max(stat.Size()-trailer, 0))
 	})
 }
 

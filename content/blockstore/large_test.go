@@ -39,7 +39,7 @@ func TestLarge(t *testing.T) {
 	if _, err := os.Stat(fileOf(s, small)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the small block: %v", err)
 	}
-	if data, err := os.ReadFile(fileOf(s, big)); err != nil || !bytes.Equal(data, big.RawData()) {
+	if data, err := os.ReadFile(fileOf(s, big)); err != nil || !bytes.Equal(data[:len(data)-trailer], big.RawData()) {
 		t.Errorf("the large block: %v", err)
 	}
 	if err := s.Sync(); err != nil || len(s.big.pending) != 0 {

@@ -18,8 +18,8 @@ type Options struct {
 	// a power cut. Without it a crash of the process loses nothing and a power cut may lose the last blocks; call
 	// [Store.Sync] before promising anybody to hold them.
 	SyncWrites bool
-	// VerifyReads hashes every block that is read, about 0.6 ms per MiB. Without it a block below 256 KiB is only protected
-	// by badger's CRC-32C. Larger ones are files, and always hashed when the process reads them first or they have changed.
+	// VerifyReads hashes every block that is read, about 0.6 ms per MiB; one of 256 KiB or more only when the process reads
+	// it first or its file has changed. Without it blocks are only protected by the CRC-32C beside them.
 	VerifyReads bool
 	// FileSize bounds one value log file, 4 MiB to 1 GiB; 0 means 256 MiB. Files are kept mapped and open, so small ones
 	// cost descriptors; deleted blocks give their space back file by file, so large ones cost disk.

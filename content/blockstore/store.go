@@ -69,7 +69,7 @@ func Open(dir string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, explain(dir, err)
 	}
-	big, err := openLarge(filepath.Join(dir, "large"))
+	big, err := openLarge(filepath.Join(dir, "blocks"))
 	if err != nil {
 		return nil, explain(dir, errors.Join(err, db.Close()))
 	}
@@ -243,11 +243,31 @@ func (s *Store) GetSize(_ context.Context, c cid.Cid) (int, error) {
 // View calls fn with the bytes of a block, which it must neither change nor keep. fn may run inside a read transaction
 // and must be quick.
 func (s *Store) View(ctx context.Context, c cid.Cid, fn func([]byte) error) error {
-	return s.view(ctx, c, func(v []byte, _ bool) error { return fn(v) })
+	return s.view(ctx, c, reading{hash: s.opts.VerifyReads}, func(v []byte, _ bool) error { return fn(v) })
+}
+
+// Read returns the bytes of a block in buf, or elsewhere if that has no room for them and 4 bytes more. They are checked
+// with the CRC-32C that was stored beside them, whatever the options, and not hashed: it is for sending them to somebody who
+// hashes them anyway.
+func (s *Store) Read(ctx context.Context, c cid.Cid, buf []byte) ([]byte, error) {
+	var data []byte
+	err := s.view(ctx, c, reading{buf: buf}, func(v []byte, own bool) error {
+		if data = v; !own {
+			data = append(buf[:0], v...)
+		}
+		return nil
+	})
+	return data, err
+}
+
+// reading is how a block is read.
+type reading struct {
+	buf  []byte // where to, if there is room
+	hash bool   // not only its checksum is looked at
 }
 
 // view is View, and tells fn whether the bytes are its own.
-func (s *Store) view(ctx context.Context, c cid.Cid, fn func(v []byte, own bool) error) error {
+func (s *Store) view(ctx context.Context, c cid.Cid, r reading, fn func(v []byte, own bool) error) error {
 	d, err := digest(c)
 	if err != nil {
 		return notFound(c)
@@ -265,7 +285,8 @@ func (s *Store) view(ctx context.Context, c cid.Cid, fn func(v []byte, own bool)
 	err = s.item(c, func(it *badger.Item) error {
 		found = true
 		return it.Value(func(v []byte) error {
-			if sound = s.sound(c, it, v); sound {
+			// badger gives no error but a nil value where it cannot read.
+			if sound = len(v) == sizeOf(it) && (!r.hash || Check(c, v) == nil); sound {
 				callback = fn(v, false)
 			}
 			return nil
@@ -273,7 +294,7 @@ func (s *Store) view(ctx context.Context, c cid.Cid, fn func(v []byte, own bool)
 	})
 	if err == nil && !found {
 		var v []byte
-		if v, sound, err = s.readLarge(c, d); v != nil {
+		if v, sound, err = s.readLarge(c, d, r); v != nil {
 			found = true
 			if sound {
 				callback = fn(v, true)
@@ -310,22 +331,20 @@ func sizeOf(it *badger.Item) int {
 	return about
 }
 
-// sound reports whether v is what was stored. badger gives no error but a nil value where it cannot read.
-func (s *Store) sound(c cid.Cid, it *badger.Item, v []byte) bool {
-	return len(v) == sizeOf(it) && (!s.opts.VerifyReads || Check(c, v) == nil)
-}
-
-// readLarge returns the bytes of a file, nil if there is none, and whether they are what was stored. Files have no
-// checksum but their name, so what this process has not looked at since it changed is hashed.
-func (s *Store) readLarge(c cid.Cid, digest []byte) (v []byte, sound bool, err error) {
-	v, at, sound, err := s.big.read(digest)
-	if err != nil || v == nil || sound {
-		return v, sound, err
+// readLarge returns the bytes of a file, nil if there is none, and whether they are what was stored. What this process has
+// hashed, and has not changed since, is not hashed again.
+func (s *Store) readLarge(c cid.Cid, digest []byte, r reading) (v []byte, sound bool, err error) {
+	b, err := s.big.read(digest, r.buf)
+	if err != nil || b.data == nil {
+		return nil, false, err
 	}
-	if sound = len(v) >= s.opts.large && Check(c, v) == nil; sound {
-		s.big.note(digest, at)
+	sound = b.whole && len(b.data) >= s.opts.large && len(b.data) <= MaxBlock
+	if sound && r.hash && !b.hashed {
+		if sound = Check(c, b.data) == nil; sound {
+			s.big.note(digest, b.at)
+		}
 	}
-	return v, sound, nil
+	return b.data, sound, nil
 }
 
 // drop deletes a block that is damaged, unless somebody has stored it anew.
@@ -336,7 +355,7 @@ func (s *Store) drop(c cid.Cid, digest []byte) error {
 	err := s.item(c, func(it *badger.Item) error {
 		found = true
 		return it.Value(func(v []byte) error {
-			sound = s.sound(c, it, v)
+			sound = len(v) == sizeOf(it) && Check(c, v) == nil
 			return nil
 		})
 	})
@@ -345,7 +364,7 @@ func (s *Store) drop(c cid.Cid, digest []byte) error {
 	case found:
 		err = s.db.Update(func(t *badger.Txn) error { return t.Delete(key(c)) })
 	default:
-		if _, sound, err = s.readLarge(c, digest); err == nil && !sound {
+		if _, sound, err = s.readLarge(c, digest, reading{hash: true}); err == nil && !sound {
 			err = s.big.remove(digest)
 		}
 	}
@@ -357,7 +376,7 @@ func (s *Store) drop(c cid.Cid, digest []byte) error {
 // [format.IsNotFound]: https://pkg.go.dev/github.com/ipfs/go-ipld-format#IsNotFound
 func (s *Store) Get(ctx context.Context, c cid.Cid) (blocks.Block, error) {
 	var data []byte
-	if err := s.view(ctx, c, func(v []byte, own bool) error {
+	if err := s.view(ctx, c, reading{hash: s.opts.VerifyReads}, func(v []byte, own bool) error {
 		if data = v; !own {
 			data = bytes.Clone(v)
 		}

@@ -539,3 +539,37 @@ func BenchmarkGet(b *testing.B) {
 		}
 	}
 }
+
+// TestRead: a block is read where there is room for it, small or large, and not at all once it is damaged, though nobody
+// hashes it.
+func TestRead(t *testing.T) {
+	s := open(t, t.TempDir(), DefaultOptions())
+	empty, small, big := blockstoretest.Block(0, 0), blockstoretest.Block(1, 5000), blockstoretest.Block(2, 300_000)
+	if err := s.PutMany(t.Context(), []blocks.Block{empty, small, big}); err != nil {
+		t.Fatal(err)
+	}
+	for _, room := range []int{0, 299_999, 300_100} {
+		for _, b := range []blocks.Block{empty, small, big} {
+			buf := make([]byte, 1, room+1)
+			got, err := s.Read(t.Context(), b.Cid(), buf)
+			if err != nil || !bytes.Equal(got, b.RawData()) {
+				t.Fatalf("room for %d: %d bytes, %v", room, len(got), err)
+			}
+			if n := len(got); n > 0 && (&got[0] == &buf[0]) != (n+trailer <= room) {
+				t.Errorf("room for %d, and %d bytes are in the wrong place", room, n)
+			}
+		}
+	}
+	if _, err := s.Read(t.Context(), blockstoretest.Block(3, 10).Cid(), nil); !format.IsNotFound(err) || errors.Is(err, ErrCorrupt) {
+		t.Errorf("not there: %v", err)
+	}
+	if err := edit(fileOf(s, big), func(d []byte) []byte { d[len(d)-1] ^= 1; return d }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Read(t.Context(), big.Cid(), nil); !format.IsNotFound(err) || !errors.Is(err, ErrCorrupt) {
+		t.Errorf("damaged: %v", err)
+	}
+	if ok, err := s.Has(t.Context(), big.Cid()); ok || err != nil {
+		t.Errorf("damaged and read, it is still there: %v", err)
+	}
+}

@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -29,7 +30,7 @@ var cidBuilder = cid.V1Builder{Codec: cid.DagProtobuf, MhType: mh.SHA2_256}
 
 // RootCID computes the CID of the checkpoint in dir. It is that of the UnixFS directory described in
 // docs/spec/checkpoint.md, and depends on nothing but the files' names and bytes. The directory must pass [OpenStrict].
-// Files are streamed, one chunk in memory at a time.
+// Files are streamed, a few chunks in memory at a time.
 func RootCID(dir string) (cid.Cid, error) {
 	root, _, err := Blocks(dir, nil, nil)
 	return root, err
@@ -100,17 +101,122 @@ func fileDAG(fsys fileSystem, path string, sink emitter) (_ format.Node, err err
 
 // readerDAG builds a file's DAG. Every parameter is given here, so that boxo's process-wide defaults do not matter.
 func readerDAG(r io.Reader, sink emitter) (format.Node, error) {
+	leaves := newLeaves(r)
+	defer leaves.stop()
 	params := helpers.DagBuilderParams{
 		Maxlinks:   FileLinks,
 		RawLeaves:  true,
-		CidBuilder: cidBuilder,
+		CidBuilder: builder{cidBuilder, leaves},
 		Dagserv:    sink,
 	}
-	builder, err := params.New(chunk.NewSizeSplitter(r, ChunkSize))
+	builder, err := params.New(leaves)
 	if err != nil {
 		return nil, err
 	}
 	return balanced.Layout(builder)
+}
+
+// leaves is a chunk.Splitter that reads ahead and hashes several chunks at a time, where boxo would do one after the other.
+type leaves struct {
+	r     io.Reader
+	next  chan *leaf // in their order
+	end   error      // why there are no more, once next is closed
+	quit  chan struct{}
+	given map[*byte]*leaf // whose CID was not asked for yet, by where their bytes are
+}
+
+// leaf is a chunk; its digest is there when done is closed.
+type leaf struct {
+	data []byte
+	sum  [sha256.Size]byte
+	done chan struct{}
+}
+
+// leavesAhead is how many chunks are read before they are needed.
+const leavesAhead = 4
+
+var _ chunk.Splitter = (*leaves)(nil)
+
+func newLeaves(r io.Reader) *leaves {
+	l := &leaves{r: r, next: make(chan *leaf, leavesAhead), quit: make(chan struct{}), given: make(map[*byte]*leaf)}
+	go l.read()
+	return l
+}
+
+func (l *leaves) read() {
+	defer close(l.next)
+	for l.end == nil {
+		data := make([]byte, ChunkSize)
+		n, err := io.ReadFull(l.r, data)
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			data, err = slices.Clone(data[:n]), nil // whoever keeps it keeps no more
+			l.end = io.EOF
+		}
+		if err != nil {
+			l.end = err
+			return
+		}
+		x := &leaf{data: data, done: make(chan struct{})}
+		select {
+		case l.next <- x:
+		case <-l.quit:
+			return
+		}
+		go func() {
+			x.sum = sha256.Sum256(x.data)
+			close(x.done)
+		}()
+	}
+}
+
+// stop ends the reading, and returns when the reader is not used any more.
+func (l *leaves) stop() {
+	close(l.quit)
+	for range l.next {
+	}
+}
+
+// Reader implements chunk.Splitter.
+func (l *leaves) Reader() io.Reader { return l.r }
+
+// NextBytes implements chunk.Splitter.
+func (l *leaves) NextBytes() ([]byte, error) {
+	x, ok := <-l.next
+	if !ok {
+		return nil, l.end
+	}
+	l.given[&x.data[0]] = x
+	return x.data, nil
+}
+
+// builder makes CIDs, of leaves with the digests that are there already.
+type builder struct {
+	cid.V1Builder
+	leaves *leaves
+}
+
+// Sum implements cid.Builder.
+func (b builder) Sum(data []byte) (cid.Cid, error) {
+	if len(data) == 0 || b.leaves.given[&data[0]] == nil {
+		return b.V1Builder.Sum(data)
+	}
+	x := b.leaves.given[&data[0]]
+	delete(b.leaves.given, &data[0])
+	if len(x.data) != len(data) {
+		return b.V1Builder.Sum(data)
+	}
+	<-x.done
+	sum, err := mh.Encode(x.sum[:], mh.SHA2_256)
+	if err != nil {
+		return cid.Undef, err
+	}
+	return cid.NewCidV1(b.Codec, sum), nil
+}
+
+// WithCodec implements cid.Builder.
+func (b builder) WithCodec(codec uint64) cid.Builder {
+	b.Codec = codec
+	return b
 }
 
 // emitter is a DAG service that only takes nodes.

@@ -26,6 +26,7 @@ const (
 	pullPeers = 4        // asked at the same time
 	pullShare = 4 << 20  // of so many bytes there must be one more for another peer to be asked at the same time
 	pullFirst = 64       // blocks of the first request to a peer
+	pullAhead = 8        // blocks of an answer that may wait to be hashed
 	pullSlice = 16 << 10 // blocks that are looked after at once
 
 	pullStore = 50 * time.Millisecond // that blocks wait for others to be stored with
@@ -113,34 +114,66 @@ func (x *puller) candidates(first peer.ID) []peer.ID {
 }
 
 // ask asks one peer and hands out what it sends, as long as take says so. It returns when everything was answered. A peer
-// that takes longer than patience for a block is ErrSlow, one that sends another is ErrLied and shunned.
+// that takes longer than patience for a block is ErrSlow, one that sends another is ErrLied and shunned. While a block is
+// hashed and taken the next ones come, so that the peer need not wait for this host's windows to open.
 func (x *puller) ask(ctx context.Context, p peer.ID, q request, take func(i int, b blocks.Block) bool) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	watch := time.AfterFunc(x.patience, func() { cancel(ErrSlow) })
 	defer watch.Stop()
-	err := x.talk(ctx, p, q, func(i int, data []byte) error {
+	type arrival struct {
+		i    int
+		data []byte
+	}
+	came := make(chan arrival, pullAhead)
+	var err error // of the talk, once came is closed
+	go func() {
+		defer close(came)
+		err = x.talk(ctx, p, q, func(i int, data []byte) error {
+			watch.Stop()
+			defer watch.Reset(x.patience)
+			select {
+			case came <- arrival{i, data}:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
 		watch.Stop()
-		defer watch.Reset(x.patience)
-		c := q.cids[i]
-		want, err := multihash.Decode(c.Hash())
-		if err != nil {
-			return err
+	}()
+	var fault error
+	for a := range came {
+		if fault != nil {
+			continue
 		}
-		if got := sha256.Sum256(data); string(got[:]) != string(want.Digest) {
-			x.guard.shun(p)
-			return fmt.Errorf("%w in place of %s", ErrLied, c)
+		b, e := x.check(p, q.cids[a.i], a.data)
+		if e == nil && !take(a.i, b) {
+			e = context.Canceled
 		}
-		b, err := blocks.NewBlockWithCid(data, c)
-		if err == nil && !take(i, b) {
-			err = context.Canceled
+		if fault = e; fault != nil {
+			cancel(fault)
 		}
-		return err
-	})
+	}
+	if fault != nil {
+		return fault
+	}
 	if cause := context.Cause(ctx); cause != nil && err != nil {
-		err = cause // of the stream's reset
+		return cause // of the stream's reset
 	}
 	return err
+}
+
+// check makes a block of what a peer sent for it.
+func (x *puller) check(p peer.ID, c cid.Cid, data []byte) (blocks.Block, error) {
+	want, err := multihash.Decode(c.Hash())
+	if err != nil {
+		return nil, err
+	}
+	if got := sha256.Sum256(data); string(got[:]) != string(want.Digest) {
+		x.guard.shun(p)
+		return nil, fmt.Errorf("%w in place of %s", ErrLied, c)
+	}
+	return blocks.NewBlockWithCid(data, c)
 }
 
 // talk sends a request and hands out the bytes of every block of the answer, in order.
