@@ -328,7 +328,7 @@ func linkTree(from, to string) error {
 			return os.MkdirAll(filepath.Join(to, rest), 0o755)
 		case e.Name() == "LOCK":
 			return nil
-		case strings.HasPrefix(rest, "blocks"):
+		case strings.HasPrefix(rest, "large"):
 			return os.Link(path, filepath.Join(to, rest))
 		}
 		data, err := os.ReadFile(path)

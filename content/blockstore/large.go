@@ -273,7 +273,7 @@ func (l *large) each(fn func(digest []byte, length int64) error) error {
 			return err
 		}
 		digest, err := hex.DecodeString(filepath.Base(filepath.Dir(path)) + e.Name())
-		if err != nil || len(digest) != sha256.Size {
+		if err != nil || len(digest) != sha256.Size || path != l.path(digest) {
 			return nil // not ours
 		}
 		stat, err := e.Info()

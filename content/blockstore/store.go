@@ -69,7 +69,7 @@ func Open(dir string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, explain(dir, err)
 	}
-	big, err := openLarge(filepath.Join(dir, "blocks"))
+	big, err := openLarge(filepath.Join(dir, "large"))
 	if err != nil {
 		return nil, explain(dir, errors.Join(err, db.Close()))
 	}
