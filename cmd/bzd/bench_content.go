@@ -159,7 +159,6 @@ func (b *contentBench) run(ctx context.Context) (r contentReport, err error) {
 	}
 	var all struct{ hash, write, stream, imp, fetch, kimp, kfetch, served, given, rimp, rfetch, rstream []float64 }
 	for round := range b.rounds {
-		fmt.Fprintf(b.env.err, "bzd: round %d of %d\n", round+1, b.rounds)
 		hash, write, err := b.limits(ctx)
 		if err != nil {
 			return r, err
@@ -198,6 +197,7 @@ func (b *contentBench) run(ctx context.Context) (r contentReport, err error) {
 		r.Peaks.Serve = max(r.Peaks.Serve, server.peak)
 		all.stream, all.fetch = append(all.stream, rate(streamed.Seconds)), append(all.fetch, rate(fetched.Seconds))
 		all.rstream = append(all.rstream, streamed.Seconds/fetched.Seconds)
+		said := fmt.Sprintf("import %.0f MB/s, stream %.0f, fetch %.0f", rate(seconds), rate(streamed.Seconds), rate(fetched.Seconds))
 		if k != nil {
 			x, err := k.round(ctx, b, src, store, r.Cid)
 			if err != nil {
@@ -205,8 +205,10 @@ func (b *contentBench) run(ctx context.Context) (r contentReport, err error) {
 			}
 			all.kimp, all.kfetch = append(all.kimp, rate(x.imported)), append(all.kfetch, rate(x.fetched))
 			all.served, all.given = append(all.served, rate(x.served)), append(all.given, rate(x.given))
+			said += fmt.Sprintf("; kubo imports %.0f, fetches %.0f", rate(x.imported), rate(x.fetched))
 			all.rimp, all.rfetch = append(all.rimp, x.imported/seconds), append(all.rfetch, x.fetched/fetched.Seconds)
 		}
+		fmt.Fprintf(b.env.err, "bzd: round %d of %d: %s\n", round+1, b.rounds, said)
 	}
 	r.Hash, r.Write, r.Stream, r.Import, r.Fetch = middle(all.hash), middle(all.write), middle(all.stream), middle(all.imp),
 		middle(all.fetch)

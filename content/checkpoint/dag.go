@@ -8,6 +8,7 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	chunk "github.com/ipfs/boxo/chunker"
 	"github.com/ipfs/boxo/ipld/unixfs/importer/balanced"
@@ -42,10 +43,16 @@ func RootCID(dir string) (cid.Cid, error) {
 //
 // Files of known are believed to be what it says: they are not read, and their blocks are not handed out.
 func Blocks(dir string, known Parts, emit func(blocks.Block) error) (cid.Cid, Parts, error) {
-	return buildDAG(osFS{}, dir, known, emit)
+	return buildDAG(osFS{}, dir, known, emitter{emit: emit})
 }
 
-func buildDAG(fsys fileSystem, dir string, known Parts, emit func(blocks.Block) error) (cid.Cid, Parts, error) {
+// BlocksIn is [Blocks] with memory from the caller: room gives ChunkSize bytes for each leaf, which are emit's with the block,
+// to be given again when nobody uses it any more. It is called from another goroutine than emit.
+func BlocksIn(dir string, room func() []byte, emit func(blocks.Block) error) (cid.Cid, Parts, error) {
+	return buildDAG(osFS{}, dir, nil, emitter{emit: emit, room: room})
+}
+
+func buildDAG(fsys fileSystem, dir string, known Parts, sink emitter) (cid.Cid, Parts, error) {
 	c, err := OpenStrict(dir)
 	if err != nil {
 		return cid.Undef, nil, err
@@ -54,8 +61,16 @@ func buildDAG(fsys fileSystem, dir string, known Parts, emit func(blocks.Block) 
 	if err := c.Close(); err != nil {
 		return cid.Undef, nil, err
 	}
-	if emit == nil {
-		emit = func(blocks.Block) error { return nil }
+	if sink.emit == nil {
+		var free sync.Pool
+		free.New = func() any { return new([ChunkSize]byte) }
+		sink.room = func() []byte { return free.Get().(*[ChunkSize]byte)[:] }
+		sink.emit = func(b blocks.Block) error {
+			if data := b.RawData(); cap(data) == ChunkSize {
+				free.Put((*[ChunkSize]byte)(data[:ChunkSize]))
+			}
+			return nil
+		}
 	}
 	parts := make(Parts, len(names))
 	for _, name := range names {
@@ -63,7 +78,7 @@ func buildDAG(fsys fileSystem, dir string, known Parts, emit func(blocks.Block) 
 			parts[name] = p
 			continue
 		}
-		node, err := fileDAG(fsys, filepath.Join(dir, name), emitter{emit: emit})
+		node, err := fileDAG(fsys, filepath.Join(dir, name), sink)
 		if err != nil {
 			return cid.Undef, nil, fmt.Errorf("compute the CID of %s: %w", filepath.Join(dir, name), err)
 		}
@@ -77,7 +92,7 @@ func buildDAG(fsys fileSystem, dir string, known Parts, emit func(blocks.Block) 
 	if err != nil {
 		return cid.Undef, nil, err
 	}
-	return root.Cid(), parts, emit(root)
+	return root.Cid(), parts, sink.emit(root)
 }
 
 // allNames lists every file of the checkpoint, sorted.
@@ -101,7 +116,7 @@ func fileDAG(fsys fileSystem, path string, sink emitter) (_ format.Node, err err
 
 // readerDAG builds a file's DAG. Every parameter is given here, so that boxo's process-wide defaults do not matter.
 func readerDAG(r io.Reader, sink emitter) (format.Node, error) {
-	leaves := newLeaves(r)
+	leaves := newLeaves(r, sink.room)
 	defer leaves.stop()
 	params := helpers.DagBuilderParams{
 		Maxlinks:   FileLinks,
@@ -119,6 +134,7 @@ func readerDAG(r io.Reader, sink emitter) (format.Node, error) {
 // leaves is a chunk.Splitter that reads ahead and hashes several chunks at a time, where boxo would do one after the other.
 type leaves struct {
 	r     io.Reader
+	room  func() []byte
 	next  chan *leaf // in their order
 	end   error      // why there are no more, once next is closed
 	quit  chan struct{}
@@ -137,8 +153,11 @@ const leavesAhead = 4
 
 var _ chunk.Splitter = (*leaves)(nil)
 
-func newLeaves(r io.Reader) *leaves {
-	l := &leaves{r: r, next: make(chan *leaf, leavesAhead), quit: make(chan struct{}), given: make(map[*byte]*leaf)}
+func newLeaves(r io.Reader, room func() []byte) *leaves {
+	if room == nil {
+		room = func() []byte { return make([]byte, ChunkSize) }
+	}
+	l := &leaves{r: r, room: room, next: make(chan *leaf, leavesAhead), quit: make(chan struct{}), given: make(map[*byte]*leaf)}
 	go l.read()
 	return l
 }
@@ -146,7 +165,7 @@ func newLeaves(r io.Reader) *leaves {
 func (l *leaves) read() {
 	defer close(l.next)
 	for l.end == nil {
-		data := make([]byte, ChunkSize)
+		data := l.room()
 		n, err := io.ReadFull(l.r, data)
 		if errors.Is(err, io.ErrUnexpectedEOF) {
 			data, err = slices.Clone(data[:n]), nil // whoever keeps it keeps no more
@@ -222,6 +241,7 @@ func (b builder) WithCodec(codec uint64) cid.Builder {
 // emitter is a DAG service that only takes nodes.
 type emitter struct {
 	emit func(blocks.Block) error
+	room func() []byte // for a leaf; nil makes new memory
 }
 
 var errWriteOnly = errors.New("checkpoint: nodes are only handed out")

@@ -88,7 +88,7 @@ func put(fsys fileSystem, dir string, entries []entry, want cid.Cid, emit func(b
 		return cid.Undef, nil, explain(dir, tmp, err)
 	}
 	// The CID is computed from the disk: what is announced is what was written, and it opens.
-	root, parts, err := buildDAG(fsys, tmp, known, emit)
+	root, parts, err := buildDAG(fsys, tmp, known, emitter{emit: emit})
 	if err != nil {
 		return cid.Undef, nil, fmt.Errorf("write checkpoint %s: read back: %w", dir, err)
 	}
@@ -201,7 +201,7 @@ func unchanged(fsys fileSystem, dir string, entries []entry, emit func(blocks.Bl
 			return refuse("it holds another %s; choose another directory or empty this one", e.name)
 		}
 	}
-	return buildDAG(fsys, dir, nil, emit)
+	return buildDAG(fsys, dir, nil, emitter{emit: emit})
 }
 
 var errDiffers = errors.New("files differ")

@@ -258,7 +258,7 @@ func FuzzBulkAnswer(f *testing.F) {
 		}
 		blocks, total := 0, 0
 		for {
-			b, err := a.next()
+			b, err := a.next(func(n int) []byte { return make([]byte, n) })
 			if err != nil {
 				break
 			}

@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/ipfs/boxo/bitswap"
@@ -42,6 +43,7 @@ type Exchange struct {
 	swap   *bitswap.Bitswap
 	config Config
 	guard  *guard
+	wanted *wanted
 	puller *puller
 	server *server
 	host   host.Host
@@ -63,7 +65,7 @@ func New(h host.Host, store boxo.Blockstore, config Config) *Exchange {
 	if config.Patience <= 0 {
 		config.Patience = 5 * time.Second
 	}
-	e := &Exchange{store: store, config: config, host: h}
+	e := &Exchange{store: store, config: config, host: h, wanted: newWanted()}
 	e.ctx, e.cancel = context.WithCancelCause(context.Background())
 	e.guard = &guard{BitSwapNetwork: bsnet.NewFromIpfsHost(h), asked: newAsked(), peers: make(map[peer.ID]int)}
 	// bitswap measures a peer by how fast it answers "I have it" and then gives it twice that, at least 50 ms, for a block.
@@ -84,7 +86,7 @@ func New(h host.Host, store boxo.Blockstore, config Config) *Exchange {
 		options = append(options, bitswap.WithPeerBlockRequestFilter(config.Serve))
 	}
 	e.swap = bitswap.New(e.ctx, e.guard, nil, store, options...)
-	e.puller = &puller{host: h, guard: e.guard, scores: newScores(), patience: config.Patience}
+	e.puller = &puller{host: h, guard: e.guard, scores: newScores(), patience: config.Patience, buffers: newBuffers()}
 	e.server = newServer(e)
 	h.SetStreamHandler(BulkProtocol, e.server.handle)
 	return e
@@ -114,7 +116,7 @@ func (e *Exchange) PutMany(ctx context.Context, bs []blocks.Block) error {
 	return e.swap.NotifyNewBlocks(ctx, bs...)
 }
 
-// hashedPutter is a store that can be spared hashing blocks a second time.
+// hashedPutter is a store that can be spared hashing blocks a second time. It keeps nothing of them when it returns.
 type hashedPutter interface {
 	PutHashed(context.Context, []blocks.Block) error
 }
@@ -140,6 +142,30 @@ func (e *Exchange) PutHashed(ctx context.Context, bs []blocks.Block) error {
 		return err
 	}
 	return e.swap.NotifyNewBlocks(ctx, bs...)
+}
+
+// putPulled is PutHashed for blocks whose bytes are in the puller's buffers, which are free then but for those that a fetch
+// waits for.
+func (e *Exchange) putPulled(ctx context.Context, bs []blocks.Block) error {
+	s, ok := e.store.(hashedPutter)
+	if !ok {
+		return e.PutHashed(ctx, bs)
+	}
+	if e.ctx.Err() != nil {
+		return ErrClosed
+	}
+	if err := s.PutHashed(ctx, bs); err != nil {
+		return err
+	}
+	wanted, free := e.wanted.split(bs)
+	err := e.swap.Server.NotifyNewBlocks(ctx, bs...) // it looks at their lengths only
+	if len(wanted) > 0 {
+		err = errors.Join(err, e.swap.Client.NotifyNewBlocks(ctx, wanted...))
+	}
+	for _, b := range free {
+		e.puller.buffers.put(b.RawData())
+	}
+	return err
 }
 
 // Get returns a block from the store, or fetches it.

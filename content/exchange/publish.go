@@ -23,11 +23,12 @@ type Publisher struct {
 	ctx   context.Context
 	store Putter
 	// hashed: the blocks come from where their CIDs are computed.
-	hashed bool
-	batch  []blocks.Block
-	held   int        // bytes of batch
-	total  uint64     // bytes stored or held
-	flying chan error // of the batch that is being stored; nil if there is none
+	hashed  bool
+	buffers *buffers // the blocks' memory, if it is to be used again
+	batch   []blocks.Block
+	held    int        // bytes of batch
+	total   uint64     // bytes stored or held
+	flying  chan error // of the batch that is being stored; nil if there is none
 }
 
 // NewPublisher returns a publisher that stores until ctx ends. Its blocks must have their CIDs computed from their bytes,
@@ -62,7 +63,13 @@ func (p *Publisher) send() error {
 		if s, ok := p.store.(hashedPutter); ok && p.hashed {
 			put = s.PutHashed
 		}
-		done <- put(p.ctx, batch)
+		err := put(p.ctx, batch)
+		if err == nil && p.buffers != nil {
+			for _, b := range batch {
+				p.buffers.put(b.RawData())
+			}
+		}
+		done <- err
 	}()
 	return nil
 }
@@ -90,7 +97,13 @@ func (p *Publisher) Flush() error {
 // if the caller holds it until the root is pinned.
 func Publish(ctx context.Context, store Putter, dir string) (cid.Cid, uint64, error) {
 	p := NewPublisher(ctx, store)
-	root, _, err := checkpoint.Blocks(dir, nil, p.Add)
+	var room func() []byte
+	_, hashed := store.(hashedPutter)
+	if _, shared := store.(*Exchange); hashed && !shared { // nobody has the blocks once they are stored
+		p.buffers = newBuffers()
+		room = func() []byte { return p.buffers.get(checkpoint.ChunkSize) }
+	}
+	root, _, err := checkpoint.BlocksIn(dir, room, p.Add)
 	if err == nil {
 		err = p.Flush()
 	}

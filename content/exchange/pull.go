@@ -98,6 +98,7 @@ type puller struct {
 	guard    *guard
 	scores   scores
 	patience time.Duration
+	buffers  *buffers
 }
 
 // candidates are the connected peers that may speak the bulk protocol, the most promising first.
@@ -192,7 +193,7 @@ func (x *puller) talk(ctx context.Context, p peer.ID, q request, each func(i int
 	}
 	for i := 0; err == nil; i++ {
 		var data []byte
-		if data, err = a.next(); err == nil && data != nil {
+		if data, err = a.next(x.buffers.get); err == nil && data != nil {
 			err = each(i, data)
 		}
 	}
@@ -295,7 +296,7 @@ func (w *walk) pull(cids []cid.Cid, typical int) (left []cid.Cid, err error) {
 	u.want = min(1+len(cids)*u.typical/pullShare, pullPeers)
 	u.staff(peers)
 	u.double()
-	var p batch
+	p := batch{store: w.e.putPulled}
 	defer func() {
 		cancel()
 		<-u.over

@@ -288,11 +288,14 @@ func (w *walk) ask(cids []cid.Cid, n int) (err error) {
 	if err := context.Cause(w.ctx); err != nil && len(cids) > 0 {
 		return fmt.Errorf("%w: %d, one is %s: %w", ErrMissing, len(cids), cids[0], err)
 	}
+	all := cids
+	w.e.wanted.add(all, 1)
+	defer w.e.wanted.add(all, -1)
 	// Its own context, so that after an error bitswap forgets what was asked.
 	ctx, cancel := context.WithCancel(w.ctx)
 	defer cancel()
 	var current, next *window
-	var p batch
+	p := batch{store: w.e.PutHashed}
 	defer func() { err = errors.Join(err, p.put(w)) }()
 	stall := newStall(w.e)
 	defer stall.timer.Stop()
@@ -375,6 +378,7 @@ func (w *walk) missing(current, next *window, rest []cid.Cid) error {
 type batch struct {
 	blocks []blocks.Block
 	size   int
+	store  func(context.Context, []blocks.Block) error
 	flying chan error // of the blocks that are being stored, nil if there are none
 	done   Progress   // when these are stored
 }
@@ -386,7 +390,7 @@ func (p *batch) send(w *walk) error {
 	}
 	bs, done := p.blocks, make(chan error, 1)
 	p.blocks, p.size, p.flying, p.done = nil, 0, done, w.done
-	go func() { done <- w.e.PutHashed(context.WithoutCancel(w.ctx), bs) }()
+	go func() { done <- p.store(context.WithoutCancel(w.ctx), bs) }()
 	return nil
 }
 
@@ -412,7 +416,7 @@ func (p *batch) put(w *walk) error {
 	p.blocks, p.size = nil, 0
 	// Also when the fetch has ended: what has come need not come again.
 	// bitswap has made every CID from the bytes that came, and receive takes only those that were asked for.
-	if err := w.e.PutHashed(context.WithoutCancel(w.ctx), bs); err != nil {
+	if err := p.store(context.WithoutCancel(w.ctx), bs); err != nil {
 		return err
 	}
 	w.report(w.done)

@@ -110,9 +110,9 @@ func readAnswer(r io.Reader, q request) (*answer, error) {
 	return nil, fmt.Errorf("%w: an answer that begins with %d", ErrWire, first[0])
 }
 
-// next returns the bytes of the next block of the request, not looked at; nil if the peer does not have it. After the
-// last, and where the peer left the rest out, it returns io.EOF.
-func (a *answer) next() ([]byte, error) {
+// next returns the bytes of the next block of the request, not looked at, in memory that room gives for them; nil if the peer
+// does not have it. After the last, and where the peer left the rest out, it returns io.EOF.
+func (a *answer) next(room func(n int) []byte) ([]byte, error) {
 	if a.left == 0 {
 		var more [1]byte
 		if _, err := io.ReadFull(a.r, more[:]); !errors.Is(err, io.EOF) {
@@ -128,7 +128,7 @@ func (a *answer) next() ([]byte, error) {
 	switch {
 	case n == lengthEnd:
 		a.left = 0
-		return a.next()
+		return a.next(room)
 	case n == lengthMissing:
 		a.left--
 		return nil, nil
@@ -139,7 +139,7 @@ func (a *answer) next() ([]byte, error) {
 	}
 	a.left--
 	a.moved += int(n)
-	data := make([]byte, n)
+	data := room(int(n))
 	if _, err := io.ReadFull(a.r, data); err != nil {
 		return nil, cut(err)
 	}
