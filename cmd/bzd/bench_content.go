@@ -80,7 +80,7 @@ changed and after a fetch was killed at half, what a peer costs that never answe
 	b.set.Var(&b.size, "size", "of the checkpoint, such as 4GiB")
 	b.set.IntVar(&b.rounds, "rounds", 3, "how often everything is measured, in turn")
 	b.set.StringVar(&b.kubo, "kubo", "", "`PROGRAM` to compare with: kubo's ipfs")
-	b.set.StringVar(&b.tmp, "tmp", "", "`DIR` for the data, about six times its size for each round; empty means a temporary one")
+	b.set.StringVar(&b.tmp, "tmp", "", "`DIR` for the data, about six times its size for each round and twice more; empty means a temporary one")
 	b.set.BoolVar(&b.brief, "brief", false, "measure imports and fetches only, not what moves where something is here already")
 	b.set.BoolVar(&b.asJSON, "json", false, "print one JSON object")
 	if err := b.parse(args, false); err != nil {
@@ -157,61 +157,54 @@ func (b *contentBench) run(ctx context.Context) (r contentReport, err error) {
 			return r, err
 		}
 	}
-	var all struct{ hash, write, stream, imp, fetch, kimp, kfetch, served, given, rimp, rfetch, rstream []float64 }
+	var all struct{ stream, imp, fetch, kimp, kfetch, served, given, rimp, rfetch, rstream []float64 }
+	if r.Hash, r.Write, err = b.limits(ctx); err != nil {
+		return r, err
+	}
 	for round := range b.rounds {
-		hash, write, err := b.limits(ctx)
-		if err != nil {
-			return r, err
+		var own ownRound
+		var theirs kuboRound
+		steps := []func() (err error){
+			func() (err error) { own, err = b.own(ctx, src); return err },
+			func() (err error) {
+				if k != nil {
+					theirs, err = k.alone(ctx, b, src)
+				}
+				return err
+			},
 		}
-		store := b.dir()
-		start := b.env.now()
-		imported, err := b.task(ctx, "import", src, store)
-		if err != nil {
-			return r, err
+		if round%2 == 1 { // who goes first finds another machine
+			slices.Reverse(steps)
 		}
-		seconds := b.env.now().Sub(start).Seconds()
-		r.Bytes, r.Peaks.Import = imported.Bytes, max(r.Peaks.Import, imported.Peak)
-		if r.Cid = cmp.Or(r.Cid, imported.Root); r.Cid != imported.Root {
-			return r, fmt.Errorf("one directory gave two CIDs, %s and %s", r.Cid, imported.Root)
-		}
-		rate := func(seconds float64) float64 { return float64(r.Bytes) / 1e6 / seconds }
-		all.hash, all.write, all.imp = append(all.hash, hash), append(all.write, write), append(all.imp, rate(seconds))
-
-		server := &process{}
-		if err := b.start(ctx, server, "serve", store); err != nil {
-			return r, err
-		}
-		streamed, err := b.task(ctx, "stream", server.first.Address, fmt.Sprint(r.Bytes))
-		if err != nil {
-			return r, err
-		}
-		into := b.dir()
-		fetched, err := b.task(ctx, "fetch", into, r.Cid, server.first.Address)
-		if err != nil {
-			return r, err
-		}
-		r.Peaks.Fetch = max(r.Peaks.Fetch, fetched.Peak)
-		if err := server.stop(); err != nil {
-			return r, err
-		}
-		r.Peaks.Serve = max(r.Peaks.Serve, server.peak)
-		all.stream, all.fetch = append(all.stream, rate(streamed.Seconds)), append(all.fetch, rate(fetched.Seconds))
-		all.rstream = append(all.rstream, streamed.Seconds/fetched.Seconds)
-		said := fmt.Sprintf("import %.0f MB/s, stream %.0f, fetch %.0f", rate(seconds), rate(streamed.Seconds), rate(fetched.Seconds))
-		if k != nil {
-			x, err := k.round(ctx, b, src, store, r.Cid)
-			if err != nil {
+		for _, step := range steps {
+			if err := step(); err != nil {
 				return r, err
 			}
-			all.kimp, all.kfetch = append(all.kimp, rate(x.imported)), append(all.kfetch, rate(x.fetched))
-			all.served, all.given = append(all.served, rate(x.served)), append(all.given, rate(x.given))
-			said += fmt.Sprintf("; kubo imports %.0f, fetches %.0f", rate(x.imported), rate(x.fetched))
-			all.rimp, all.rfetch = append(all.rimp, x.imported/seconds), append(all.rfetch, x.fetched/fetched.Seconds)
+		}
+		if r.Cid = cmp.Or(r.Cid, own.root); r.Cid != own.root {
+			return r, fmt.Errorf("one directory gave two CIDs, %s and %s", r.Cid, own.root)
+		}
+		r.Bytes = own.bytes
+		r.Peaks = peaks{max(r.Peaks.Import, own.peaks.Import), max(r.Peaks.Fetch, own.peaks.Fetch), max(r.Peaks.Serve, own.peaks.Serve)}
+		rate := func(seconds float64) float64 { return float64(r.Bytes) / 1e6 / seconds }
+		all.imp, all.fetch = append(all.imp, rate(own.imported)), append(all.fetch, rate(own.fetched))
+		all.stream, all.rstream = append(all.stream, rate(own.streamed)), append(all.rstream, own.streamed/own.fetched)
+		said := fmt.Sprintf("import %.0f MB/s, stream %.0f, fetch %.0f", rate(own.imported), rate(own.streamed), rate(own.fetched))
+		if k != nil {
+			if theirs.root != own.root {
+				return r, fmt.Errorf("kubo calls it %s, bzd %s", theirs.root, own.root)
+			}
+			if err := k.both(ctx, b, &theirs, own.store); err != nil {
+				return r, err
+			}
+			said += fmt.Sprintf("; kubo imports %.0f, fetches %.0f", rate(theirs.imported), rate(theirs.fetched))
+			all.kimp, all.kfetch = append(all.kimp, rate(theirs.imported)), append(all.kfetch, rate(theirs.fetched))
+			all.served, all.given = append(all.served, rate(theirs.served)), append(all.given, rate(theirs.given))
+			all.rimp, all.rfetch = append(all.rimp, theirs.imported/own.imported), append(all.rfetch, theirs.fetched/own.fetched)
 		}
 		fmt.Fprintf(b.env.err, "bzd: round %d of %d: %s\n", round+1, b.rounds, said)
 	}
-	r.Hash, r.Write, r.Stream, r.Import, r.Fetch = middle(all.hash), middle(all.write), middle(all.stream), middle(all.imp),
-		middle(all.fetch)
+	r.Stream, r.Import, r.Fetch = middle(all.stream), middle(all.imp), middle(all.fetch)
 	r.KuboImport, r.KuboFetch = middle(all.kimp), middle(all.kfetch)
 	r.KuboServed, r.KuboGave = middle(all.served), middle(all.given)
 	r.ImportRatio, r.FetchRatio, r.StreamRatio = middle(all.rimp), middle(all.rfetch), middle(all.rstream)
@@ -222,6 +215,41 @@ func (b *contentBench) run(ctx context.Context) (r contentReport, err error) {
 	}
 	r.Above = max(r.Peaks.Import, r.Peaks.Fetch, r.Peaks.Serve) - r.Idle
 	return r, nil
+}
+
+// ownRound is what one round without kubo took, in seconds.
+type ownRound struct {
+	root, store                 string
+	bytes                       uint64
+	imported, streamed, fetched float64
+	peaks                       peaks
+}
+
+// own imports a checkpoint directory into a store, serves that, and fetches from there.
+func (b *contentBench) own(ctx context.Context, src string) (r ownRound, err error) {
+	r.store = b.dir()
+	start := b.env.now()
+	imported, err := b.task(ctx, "import", src, r.store)
+	if err != nil {
+		return r, err
+	}
+	r.imported = b.env.now().Sub(start).Seconds()
+	r.root, r.bytes, r.peaks.Import = imported.Root, imported.Bytes, imported.Peak
+	server := &process{}
+	if err := b.start(ctx, server, "serve", r.store); err != nil {
+		return r, err
+	}
+	streamed, err := b.task(ctx, "stream", server.first.Address, fmt.Sprint(r.bytes))
+	if err != nil {
+		return r, err
+	}
+	fetched, err := b.task(ctx, "fetch", b.dir(), r.root, server.first.Address)
+	if err != nil {
+		return r, err
+	}
+	err = server.stop()
+	r.streamed, r.fetched, r.peaks.Fetch, r.peaks.Serve = streamed.Seconds, fetched.Seconds, fetched.Peak, server.peak
+	return r, err
 }
 
 // moves measures how much moves where something is here already, and what a silent peer costs.
@@ -366,7 +394,7 @@ func (b *contentBench) limits(ctx context.Context) (hash, write float64, err err
 		err = f.Sync()
 	}
 	write = float64(b.size) / 1e6 / b.env.now().Sub(start).Seconds()
-	return hash, write, errors.Join(err, f.Close(), os.Remove(f.Name()))
+	return hash, write, errors.Join(err, f.Close())
 }
 
 // process is a process of the benchmark.

@@ -65,11 +65,14 @@ func (k *kuboBench) add(ctx context.Context, repo, dir string) (string, error) {
 		"--progress=false", dir)
 }
 
-// pin fetches a checkpoint over bitswap from one peer.
-func (k *kuboBench) pin(ctx context.Context, repo, address, root string) error {
-	if _, err := k.run(ctx, repo, "swarm", "connect", address); err != nil {
-		return err
-	}
+// connect connects a daemon to a peer.
+func (k *kuboBench) connect(ctx context.Context, repo, address string) error {
+	_, err := k.run(ctx, repo, "swarm", "connect", address)
+	return err
+}
+
+// pin fetches a checkpoint over bitswap from the peers that a daemon is connected to.
+func (k *kuboBench) pin(ctx context.Context, repo, root string) error {
 	_, err := k.run(ctx, repo, "pin", "add", root)
 	return err
 }
@@ -113,32 +116,55 @@ func (d *kuboDaemon) stop() error {
 
 // kuboRound is what one round with kubo took, in seconds.
 type kuboRound struct {
-	imported, fetched float64 // by kubo alone
-	served, given     float64 // kubo fetching from bzd, bzd from kubo
+	root              string
+	repos             []string // the first has the checkpoint
+	imported, fetched float64  // by kubo alone
+	served, given     float64  // kubo fetching from bzd, bzd from kubo
 }
 
-// round imports a checkpoint directory, which must give the root that bzd has in a store, and fetches it from one daemon by
-// another, from bzd by a daemon, and from a daemon by bzd.
-func (k *kuboBench) round(ctx context.Context, b *contentBench, src, store, want string) (r kuboRound, err error) {
-	repos := []string{b.dir(), b.dir(), b.dir()}
-	for _, repo := range repos {
+// alone imports a checkpoint directory and fetches it from one daemon by another.
+func (k *kuboBench) alone(ctx context.Context, b *contentBench, src string) (r kuboRound, err error) {
+	r.repos = []string{b.dir(), b.dir(), b.dir()}
+	for _, repo := range r.repos {
 		if err := k.init(ctx, repo); err != nil {
 			return r, err
 		}
 	}
-	timed := func(into *float64, do func() error) error {
-		start := b.env.now()
-		err := do()
-		*into = b.env.now().Sub(start).Seconds()
-		return err
-	}
-	root := ""
-	if err := timed(&r.imported, func() (err error) { root, err = k.add(ctx, repos[0], src); return err }); err != nil {
+	if r.imported, err = b.timed(func() error { r.root, err = k.add(ctx, r.repos[0], src); return err }); err != nil {
 		return r, err
 	}
-	if root != want {
-		return r, fmt.Errorf("kubo calls it %s, bzd %s", root, want)
-	}
+	err = k.with(ctx, r.repos[:2], func(daemons []*kuboDaemon) error {
+		if err := k.connect(ctx, r.repos[1], daemons[0].address); err != nil {
+			return err
+		}
+		r.fetched, err = b.timed(func() error { return k.pin(ctx, r.repos[1], r.root) })
+		return err
+	})
+	return r, err
+}
+
+// both fetches from bzd by a daemon, and from a daemon by bzd.
+func (k *kuboBench) both(ctx context.Context, b *contentBench, r *kuboRound, store string) error {
+	return k.with(ctx, []string{r.repos[0], r.repos[2]}, func(daemons []*kuboDaemon) error {
+		server := &process{}
+		if err := b.start(ctx, server, "serve", store); err != nil {
+			return err
+		}
+		err := k.connect(ctx, r.repos[2], server.first.Address)
+		if err == nil {
+			r.served, err = b.timed(func() error { return k.pin(ctx, r.repos[2], r.root) })
+		}
+		if err = errors.Join(err, server.stop()); err != nil {
+			return err
+		}
+		fetched, err := b.task(ctx, "fetch", b.dir(), r.root, daemons[0].address)
+		r.given = fetched.Seconds
+		return err
+	})
+}
+
+// with runs a daemon on each repository while do runs.
+func (k *kuboBench) with(ctx context.Context, repos []string, do func([]*kuboDaemon) error) (err error) {
 	var daemons []*kuboDaemon
 	defer func() {
 		for _, d := range daemons {
@@ -148,23 +174,16 @@ func (k *kuboBench) round(ctx context.Context, b *contentBench, src, store, want
 	for _, repo := range repos {
 		d, err := k.daemon(ctx, repo)
 		if err != nil {
-			return r, err
+			return err
 		}
 		daemons = append(daemons, d)
 	}
-	if err := timed(&r.fetched, func() error { return k.pin(ctx, repos[1], daemons[0].address, root) }); err != nil {
-		return r, err
-	}
-	server := &process{}
-	if err := b.start(ctx, server, "serve", store); err != nil {
-		return r, err
-	}
-	err = timed(&r.served, func() error { return k.pin(ctx, repos[2], server.first.Address, root) })
-	if err = errors.Join(err, server.stop()); err != nil {
-		return r, err
-	}
-	into := b.dir()
-	fetched, err := b.task(ctx, "fetch", into, root, daemons[0].address)
-	r.given = fetched.Seconds
-	return r, err
+	return do(daemons)
+}
+
+// timed returns how many seconds do takes.
+func (b *contentBench) timed(do func() error) (float64, error) {
+	start := b.env.now()
+	err := do()
+	return b.env.now().Sub(start).Seconds(), err
 }

@@ -68,13 +68,15 @@ func TestKubo(t *testing.T) {
 		return copies[len(copies)-1]
 	}
 
-	must(k.pin(ctx, repos[0], peer, root))
+	must(k.connect(ctx, repos[0], peer))
+	must(k.pin(ctx, repos[0], root))
 	if peers := ipfs(repos[0], "swarm", "peers"); peers != peer {
 		t.Fatalf("the first kubo is connected to %q, want %s and nobody else", peers, peer)
 	}
 	ipfs(repos[0], "swarm", "disconnect", peer)
 	ipfs(repos[0], "get", "--progress=false", "-o", into("by kubo from bzd"), root)
-	must(k.pin(ctx, repos[1], kubos[0].address, root))
+	must(k.connect(ctx, repos[1], kubos[0].address))
+	must(k.pin(ctx, repos[1], root))
 	ipfs(repos[1], "get", "--progress=false", "-o", into("by kubo from kubo"), root)
 	bzd("checkpoint", "get", "--dir", filepath.Join(top, "third"), "--peer", kubos[1].address, "--out", into("by bzd from kubo"), root)
 	url, err := os.ReadFile(filepath.Join(repos[1], "gateway"))
