@@ -26,10 +26,12 @@ type contentBench struct {
 	kubo   string
 	tmp    string
 	brief  bool
+	fill   bool
 	asJSON bool
 
-	self string // this program
-	made int    // directories made below tmp
+	self string   // this program
+	made int      // directories made below tmp
+	hole *os.File // a file of nothing, read up to where settle got
 }
 
 // contentReport is what bench content measured. Rates are bytes (10⁶) a second, medians over the rounds; every round
@@ -82,6 +84,7 @@ changed and after a fetch was killed at half, what a peer costs that never answe
 	b.set.StringVar(&b.kubo, "kubo", "", "`PROGRAM` to compare with: kubo's ipfs")
 	b.set.StringVar(&b.tmp, "tmp", "", "`DIR` for the data, about six times its size for each round and twice more; empty means a temporary one")
 	b.set.BoolVar(&b.brief, "brief", false, "measure imports and fetches only, not what moves where something is here already")
+	b.set.BoolVar(&b.fill, "fill", false, "have a cache take all free memory before anything is measured: a virtual machine pays for memory that it uses first, or again after its host has taken it back, several times what a transfer costs otherwise, but not for what its cache gives up")
 	b.set.BoolVar(&b.asJSON, "json", false, "print one JSON object")
 	if err := b.parse(args, false); err != nil {
 		return err
@@ -95,7 +98,12 @@ changed and after a fetch was killed at half, what a peer costs that never answe
 	if b.tmp, err = os.MkdirTemp(b.tmp, "bzd-bench-"); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(b.tmp)) }()
+	defer func() {
+		if b.hole != nil {
+			err = errors.Join(err, b.hole.Close())
+		}
+		err = errors.Join(err, os.RemoveAll(b.tmp))
+	}()
 	r, err := b.run(ctx)
 	if err != nil {
 		return err
@@ -110,6 +118,40 @@ changed and after a fetch was killed at half, what a peer costs that never answe
 func (b *contentBench) dir() string {
 	b.made++
 	return filepath.Join(b.tmp, fmt.Sprint(b.made))
+}
+
+// settle has the system write what it has not written yet, so that nobody pays for what was done before, and with fill makes
+// all free memory the cache of an empty file.
+func (b *contentBench) settle(ctx context.Context) error {
+	_ = exec.CommandContext(ctx, "sync").Run()
+	if !b.fill {
+		return nil
+	}
+	memory, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return err
+	}
+	var free int64
+	for line := range strings.Lines(string(memory)) {
+		if rest, ok := strings.CutPrefix(line, "MemFree:"); ok {
+			_, _ = fmt.Sscan(rest, &free)
+		}
+	}
+	if b.hole == nil {
+		if b.hole, err = os.Create(filepath.Join(b.tmp, "hole")); err == nil {
+			err = b.hole.Truncate(1 << 42)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	buf := make([]byte, 1<<20)
+	for ; free >= 1<<10 && ctx.Err() == nil; free -= 1 << 10 {
+		if _, err := b.hole.Read(buf); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
 }
 
 // randomCheckpoint writes a checkpoint of random bytes: a hub, and four groups, of which the last is one of several. All are
@@ -228,6 +270,9 @@ type ownRound struct {
 // own imports a checkpoint directory into a store, serves that, and fetches from there.
 func (b *contentBench) own(ctx context.Context, src string) (r ownRound, err error) {
 	r.store = b.dir()
+	if err := b.settle(ctx); err != nil {
+		return r, err
+	}
 	start := b.env.now()
 	imported, err := b.task(ctx, "import", src, r.store)
 	if err != nil {
@@ -241,6 +286,9 @@ func (b *contentBench) own(ctx context.Context, src string) (r ownRound, err err
 	}
 	streamed, err := b.task(ctx, "stream", server.first.Address, fmt.Sprint(r.bytes))
 	if err != nil {
+		return r, err
+	}
+	if err := b.settle(ctx); err != nil {
 		return r, err
 	}
 	fetched, err := b.task(ctx, "fetch", b.dir(), r.root, server.first.Address)

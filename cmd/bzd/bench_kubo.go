@@ -130,11 +130,17 @@ func (k *kuboBench) alone(ctx context.Context, b *contentBench, src string) (r k
 			return r, err
 		}
 	}
+	if err := b.settle(ctx); err != nil {
+		return r, err
+	}
 	if r.imported, err = b.timed(func() error { r.root, err = k.add(ctx, r.repos[0], src); return err }); err != nil {
 		return r, err
 	}
 	err = k.with(ctx, r.repos[:2], func(daemons []*kuboDaemon) error {
 		if err := k.connect(ctx, r.repos[1], daemons[0].address); err != nil {
+			return err
+		}
+		if err := b.settle(ctx); err != nil {
 			return err
 		}
 		r.fetched, err = b.timed(func() error { return k.pin(ctx, r.repos[1], r.root) })
@@ -150,11 +156,14 @@ func (k *kuboBench) both(ctx context.Context, b *contentBench, r *kuboRound, sto
 		if err := b.start(ctx, server, "serve", store); err != nil {
 			return err
 		}
-		err := k.connect(ctx, r.repos[2], server.first.Address)
+		err := errors.Join(k.connect(ctx, r.repos[2], server.first.Address), b.settle(ctx))
 		if err == nil {
 			r.served, err = b.timed(func() error { return k.pin(ctx, r.repos[2], r.root) })
 		}
 		if err = errors.Join(err, server.stop()); err != nil {
+			return err
+		}
+		if err := b.settle(ctx); err != nil {
 			return err
 		}
 		fetched, err := b.task(ctx, "fetch", b.dir(), r.root, daemons[0].address)
