@@ -157,7 +157,7 @@ func TestHostileServers(t *testing.T) {
 			connect(t, victim.host, bad.host)
 			waitFor(t, "the peer to be known", func() bool { return len(victim.guard.good()) == 1 })
 
-			err := victim.puller.ask(t.Context(), bad.host.ID(), request{budget: 1 << 20, cids: cids}, func(int, blocks.Block) bool { return true })
+			err := (&line{x: victim.puller, peer: bad.host.ID()}).ask(t.Context(), request{budget: 1 << 20, cids: cids}, func(int, blocks.Block) bool { return true })
 			if !errors.Is(err, test.want) {
 				t.Errorf("%v, want %v", err, test.want)
 			}
@@ -185,9 +185,30 @@ func TestServerLimits(t *testing.T) {
 	var got []int
 	q := request{budget: 3500, cids: append([]cid.Cid{long.Cid()}, cids...)}
 	take := func(i int, _ blocks.Block) bool { got = append(got, i); return true }
-	if err := b.puller.ask(t.Context(), a.host.ID(), q, take); err != nil || !slices.Equal(got, []int{1, 3, 4}) {
-		t.Errorf("with room for three, without the second: %v, %v", got, err)
+	idle := func() bool {
+		a.server.mu.Lock()
+		defer a.server.mu.Unlock()
+		return a.server.total == 0
 	}
+	l := &line{x: b.puller, peer: a.host.ID()}
+	for i := range 4 {
+		got = nil
+		before := l.stream
+		if err := l.ask(t.Context(), q, take); err != nil || !slices.Equal(got, []int{1, 3, 4}) {
+			t.Errorf("with room for three, without the second: %v, %v", got, err)
+		}
+		if reused := l.stream == before; reused != (i == 1) {
+			t.Errorf("request %d: the stream is reused: %t", i, reused)
+		}
+		switch i {
+		case 1:
+			_ = l.stream.Reset() // as when the peer has ended it
+		case 2:
+			l.close()
+		}
+	}
+	l.close()
+	waitFor(t, "the requests to end", idle)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var wg sync.WaitGroup
@@ -203,17 +224,13 @@ func TestServerLimits(t *testing.T) {
 		defer a.server.mu.Unlock()
 		return a.server.total == serveStreams
 	})
-	if err := b.puller.ask(t.Context(), a.host.ID(), q, take); !errors.Is(err, ErrBusy) {
+	if err := l.ask(t.Context(), q, take); !errors.Is(err, ErrBusy) {
 		t.Errorf("one request more: %v", err)
 	}
 	cancel()
 	wg.Wait()
-	waitFor(t, "the requests to end", func() bool {
-		a.server.mu.Lock()
-		defer a.server.mu.Unlock()
-		return a.server.total == 0
-	})
-	if err := b.puller.ask(t.Context(), a.host.ID(), q, take); err != nil {
+	waitFor(t, "the requests to end", idle)
+	if err := l.ask(t.Context(), q, take); err != nil {
 		t.Error(err)
 	}
 	s, err := b.host.NewStream(t.Context(), a.host.ID(), BulkProtocol)

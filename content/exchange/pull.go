@@ -114,13 +114,30 @@ func (x *puller) candidates(first peer.ID) []peer.ID {
 	return out
 }
 
-// ask asks one peer and hands out what it sends, as long as take says so. It returns when everything was answered. A peer
+// line is a stream to a peer, for one request after the other: what the multiplexer lets a peer send before it is told that
+// more may come grows while a stream is used, and begins small with each.
+type line struct {
+	x      *puller
+	peer   peer.ID
+	stream network.Stream // nil before the first request, and after a failure
+	r      *bufio.Reader
+}
+
+// close ends the stream. The next request opens another.
+func (l *line) close() {
+	if l.stream != nil {
+		_ = l.stream.Close()
+		l.stream = nil
+	}
+}
+
+// ask asks the peer and hands out what it sends, as long as take says so. It returns when everything was answered. A peer
 // that takes longer than patience for a block is ErrSlow, one that sends another is ErrLied and shunned. While a block is
 // hashed and taken the next ones come, so that the peer need not wait for this host's windows to open.
-func (x *puller) ask(ctx context.Context, p peer.ID, q request, take func(i int, b blocks.Block) bool) error {
+func (l *line) ask(ctx context.Context, q request, take func(i int, b blocks.Block) bool) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	watch := time.AfterFunc(x.patience, func() { cancel(ErrSlow) })
+	watch := time.AfterFunc(l.x.patience, func() { cancel(ErrSlow) })
 	defer watch.Stop()
 	type arrival struct {
 		i    int
@@ -130,9 +147,9 @@ func (x *puller) ask(ctx context.Context, p peer.ID, q request, take func(i int,
 	var err error // of the talk, once came is closed
 	go func() {
 		defer close(came)
-		err = x.talk(ctx, p, q, func(i int, data []byte) error {
+		err = l.talk(ctx, q, func(i int, data []byte) error {
 			watch.Stop()
-			defer watch.Reset(x.patience)
+			defer watch.Reset(l.x.patience)
 			select {
 			case came <- arrival{i, data}:
 				return nil
@@ -147,7 +164,7 @@ func (x *puller) ask(ctx context.Context, p peer.ID, q request, take func(i int,
 		if fault != nil {
 			continue
 		}
-		b, e := x.check(p, q.cids[a.i], a.data)
+		b, e := l.x.check(l.peer, q.cids[a.i], a.data)
 		if e == nil && !take(a.i, b) {
 			e = context.Canceled
 		}
@@ -178,30 +195,57 @@ func (x *puller) check(p peer.ID, c cid.Cid, data []byte) (blocks.Block, error) 
 }
 
 // talk sends a request and hands out the bytes of every block of the answer, in order.
-func (x *puller) talk(ctx context.Context, p peer.ID, q request, each func(i int, data []byte) error) error {
-	stream, err := x.host.NewStream(network.WithNoDial(ctx, "known by its connection"), p, BulkProtocol)
+func (l *line) talk(ctx context.Context, q request, each func(i int, data []byte) error) error {
+	a, stop, err := l.send(ctx, q)
 	if err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, func() { _ = stream.Reset() })()
-	if _, err = stream.Write(q.encode()); err == nil {
-		err = stream.CloseWrite()
-	}
-	var a *answer
-	if err == nil {
-		a, err = readAnswer(bufio.NewReaderSize(stream, 32<<10), q)
-	}
+	defer stop()
 	for i := 0; err == nil; i++ {
 		var data []byte
-		if data, err = a.next(x.buffers.get); err == nil && data != nil {
+		if data, err = a.next(l.x.buffers.get); err == nil && data != nil {
 			err = each(i, data)
 		}
 	}
-	if !errors.Is(err, io.EOF) {
-		_ = stream.Reset()
-		return err
+	if errors.Is(err, io.EOF) {
+		if l.r.Buffered() == 0 {
+			return nil
+		}
+		err = fmt.Errorf("%w: the answer goes on behind its last block", ErrWire)
 	}
-	return stream.Close()
+	_ = l.stream.Reset()
+	l.stream = nil
+	return err
+}
+
+// send sends a request and reads how its answer begins. Until stop is called the stream ends with ctx.
+func (l *line) send(ctx context.Context, q request) (a *answer, stop func() bool, err error) {
+	for {
+		fresh := l.stream == nil
+		if fresh {
+			if l.stream, err = l.x.host.NewStream(network.WithNoDial(ctx, "known by its connection"), l.peer, BulkProtocol); err != nil {
+				l.stream = nil
+				return nil, nil, err
+			}
+			l.r = bufio.NewReaderSize(l.stream, 32<<10)
+		}
+		stream := l.stream
+		stop = context.AfterFunc(ctx, func() { _ = stream.Reset() })
+		if _, err = stream.Write(q.encode()); err == nil {
+			a, err = readAnswer(l.r, q)
+		}
+		if err == nil {
+			return a, stop, nil
+		}
+		stop()
+		_ = stream.Reset()
+		l.stream = nil
+		said := errors.Is(err, ErrBusy) || errors.Is(err, ErrRefused) || errors.Is(err, ErrWire)
+		if fresh || said || ctx.Err() != nil {
+			return nil, nil, err
+		}
+		// The peer has ended a stream that was not used for a while.
+	}
 }
 
 // pull is the part of a fetch that is done with the bulk protocol.
@@ -463,6 +507,8 @@ func (u *pull) next() (p peer.ID, wait <-chan struct{}) {
 
 // from asks one peer for part after part, until it has nothing more to give.
 func (u *pull) from(p peer.ID) {
+	l := &line{x: u.x, peer: p}
+	defer l.close()
 	tried := make([]bool, len(u.cids))
 	size := pullFirst
 	for u.ctx.Err() == nil {
@@ -471,6 +517,7 @@ func (u *pull) from(p peer.ID) {
 		part, wait := u.take(src, tried, size)
 		if wait != nil {
 			cancel(nil)
+			l.close()
 			select {
 			case <-wait:
 				continue
@@ -487,7 +534,7 @@ func (u *pull) from(p peer.ID) {
 			q.cids = append(q.cids, u.cids[i])
 		}
 		came, last := 0, -1
-		err := u.x.ask(ctx, p, q, func(i int, b blocks.Block) bool {
+		err := l.ask(ctx, q, func(i int, b blocks.Block) bool {
 			came, last = came+1, i
 			return u.deliver(src, part[i], b)
 		})

@@ -94,7 +94,7 @@ func (s *server) leave(c *customer) {
 	s.work.Done()
 }
 
-// handle answers one request. Whatever goes wrong is the asker's to notice.
+// handle answers the requests of one stream, one after the other. Whatever goes wrong is the asker's to notice.
 func (s *server) handle(stream network.Stream) {
 	from := stream.Conn().RemotePeer()
 	c := s.enter(from)
@@ -114,24 +114,26 @@ func (s *server) handle(stream network.Stream) {
 	defer context.AfterFunc(ctx, func() { _ = stream.Reset() })()
 	watch := time.AfterFunc(serveRequestTime, cancel)
 	defer watch.Stop()
-
-	q, err := readRequest(stream)
-	if err != nil {
-		if errors.Is(err, ErrWire) {
+	out := newPacker(stream)
+	for {
+		q, err := readRequest(stream)
+		switch {
+		case err == nil:
+			err = s.answer(ctx, from, c, q, out, watch)
+		case errors.Is(err, ErrWire):
 			_, _ = stream.Write([]byte{answerRefused})
+			fallthrough
+		case errors.Is(err, io.EOF): // between two requests
 			_ = stream.CloseRead()
 			_ = stream.Close()
 			return
 		}
-		_ = stream.Reset()
-		return
+		if err != nil {
+			_ = stream.Reset()
+			return
+		}
+		watch.Reset(serveRequestTime)
 	}
-	if err := s.answer(ctx, from, c, q, newPacker(stream), watch); err != nil {
-		_ = stream.Reset()
-		return
-	}
-	_ = stream.CloseRead()
-	_ = stream.Close()
 }
 
 // answer writes what is there of a request. watch ends the stream of a peer that does not read.

@@ -56,11 +56,11 @@ func (r request) encode() []byte {
 }
 
 // readRequest reads a request, and nothing behind it. It allocates for what its count says, at most 36 KiB. Its errors
-// are those of r and ErrWire.
+// are those of r, io.EOF only where there is no request, and ErrWire.
 func readRequest(r io.Reader) (request, error) {
 	var header [headerBytes]byte
 	if _, err := io.ReadFull(r, header[:]); err != nil {
-		return request{}, cut(err)
+		return request{}, err
 	}
 	n := int(binary.LittleEndian.Uint16(header[:]))
 	q := request{budget: binary.LittleEndian.Uint32(header[2:])}
@@ -114,10 +114,6 @@ func readAnswer(r io.Reader, q request) (*answer, error) {
 // does not have it. After the last, and where the peer left the rest out, it returns io.EOF.
 func (a *answer) next(room func(n int) []byte) ([]byte, error) {
 	if a.left == 0 {
-		var more [1]byte
-		if _, err := io.ReadFull(a.r, more[:]); !errors.Is(err, io.EOF) {
-			return nil, fmt.Errorf("%w: the answer goes on behind its last block", ErrWire)
-		}
 		return nil, io.EOF
 	}
 	var word [4]byte
