@@ -15,6 +15,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/blockzero-net/bzd/content/blockstore"
 	"github.com/blockzero-net/bzd/content/blockstore/blockstoretest"
 )
 
@@ -289,4 +290,35 @@ func FuzzBulkAnswer(f *testing.F) {
 			t.Errorf("%d blocks, %d bytes", blocks, total)
 		}
 	})
+}
+
+// TestBuffersAgain: memory that is used again spoils no block: not of a fetch that waits for bitswap to bring what another one
+// of the same exchange brings in bulk, and not of those that come after it.
+func TestBuffersAgain(t *testing.T) {
+	a, b := newNode(t, Config{}), newNode(t, Config{})
+	cids := some(t, 40, MaxBlock-1, a)
+	ctx := within(t, time.Minute)
+	early := make(chan error, 1)
+	go func() {
+		_, err := b.Fetch(ctx, cids[:20], roomy, nil)
+		early <- err
+	}()
+	waitFor(t, "the first fetch to wait for bitswap", func() bool {
+		b.wanted.mu.Lock()
+		defer b.wanted.mu.Unlock()
+		return len(b.wanted.waits) == 20
+	})
+	connect(t, b.host, a.host)
+	if _, err := b.Fetch(ctx, cids, roomy, nil); err != nil {
+		t.Fatal(err)
+	}
+	must(t, <-early)
+	for _, c := range cids {
+		block, err := b.store.Get(ctx, c)
+		must(t, err)
+		must(t, blockstore.Check(c, block.RawData()))
+	}
+	if len(b.wanted.waits) != 0 {
+		t.Errorf("%d blocks are still waited for", len(b.wanted.waits))
+	}
 }
