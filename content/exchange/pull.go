@@ -26,6 +26,7 @@ const (
 	pullPeers = 4        // asked at the same time
 	pullShare = 4 << 20  // of so many bytes there must be one more for another peer to be asked at the same time
 	pullFirst = 64       // blocks of the first request to a peer
+	pullFew   = 64       // blocks or less are asked of one peer more when nothing has come for a 25th of the patience
 	pullAhead = 8        // blocks of an answer that may wait to be hashed
 	pullSlice = 16 << 10 // blocks that are looked after at once
 
@@ -265,7 +266,7 @@ type pull struct {
 	free    int       // in state pullFree
 	out     int       // in state pullAsked
 	peers   []peer.ID // to be asked next
-	later   []peer.ID // that were outpaced: asked again when nobody else is
+	later   []peer.ID // that were outpaced: asked again when nobody else is, or nothing comes
 	met     map[peer.ID]bool
 	sources map[*source]struct{} // with a request under way
 	workers int
@@ -352,7 +353,11 @@ func (w *walk) pull(cids []cid.Cid, typical int) (left []cid.Cid, err error) {
 			}
 		}
 	}()
-	quiet, store, look := time.NewTimer(x.patience/4), time.NewTimer(time.Hour), time.NewTicker(max(x.patience/8, time.Millisecond))
+	silence := x.patience / 4
+	if len(cids) <= pullFew {
+		silence = x.patience / 25
+	}
+	quiet, store, look := time.NewTimer(silence), time.NewTimer(time.Hour), time.NewTicker(max(x.patience/8, time.Millisecond))
 	defer quiet.Stop()
 	defer store.Stop()
 	defer look.Stop()
@@ -374,7 +379,7 @@ func (w *walk) pull(cids []cid.Cid, typical int) (left []cid.Cid, err error) {
 			if !u.hurry(true) {
 				return nil, nil
 			}
-			quiet.Reset(x.patience - x.patience/4)
+			quiet.Reset(x.patience - silence)
 			continue
 		}
 		u.hurry(false)
@@ -440,6 +445,15 @@ func (u *pull) hurry(urgent bool) bool {
 		return false
 	}
 	if u.urgent = urgent; urgent {
+		for s := range u.sources {
+			if s.came == 0 {
+				u.x.scores.bad(s.peer, 1)
+			}
+		}
+		if u.workers > 0 && len(u.peers) > 0 { // one more than are wanted: those may all wait for the same silence
+			u.workers++
+			go u.work()
+		}
 		u.change()
 	}
 	return true
@@ -494,7 +508,7 @@ func (u *pull) next() (p peer.ID, wait <-chan struct{}) {
 	case len(u.peers) > 0:
 		p, u.peers = u.peers[0], u.peers[1:]
 	case len(u.later) == 0:
-	case u.busy > 0:
+	case u.busy > 0 && !u.urgent:
 		wait = u.changed
 	default:
 		p, u.later = u.later[0], u.later[1:]
@@ -539,6 +553,9 @@ func (u *pull) from(p peer.ID) {
 			return u.deliver(src, part[i], b)
 		})
 		cancel(nil)
+		if u.crowded() {
+			l.close()
+		}
 		if came > 0 && err == nil {
 			u.x.scores.good(p)
 		}
@@ -562,6 +579,14 @@ func (u *pull) from(p peer.ID) {
 		}
 		size = min(4*size, maxAsk)
 	}
+}
+
+// crowded reports whether there are enough peers to ask one each. Then streams are not used again: of several, those whose
+// windows have grown would starve the others, which would pass for slow.
+func (u *pull) crowded() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return len(u.met) >= u.want
 }
 
 // errOutpaced ends the request to a peer that others outpace.
