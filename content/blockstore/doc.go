@@ -2,8 +2,9 @@
 // 256 KiB or more. BenchmarkLayout measures what that rests on.
 //
 // [Open] gives a [Store]. Its keys are multihashes, so one block is kept once whatever codec a CID names it by. Nothing
-// gets in that is not what its CID says, and with [Options].VerifyReads nothing comes out: a block that the disk lost or
-// changed is deleted and reported as not found ([ErrCorrupt]), so that the next fetch brings it back.
+// gets in that is not what its CID says, and with [Options].VerifyReads nothing comes out but by [Store.Read], which looks at
+// checksums only: a block that the disk lost or changed is deleted and reported as not found ([ErrCorrupt]), so that the next
+// fetch brings it back.
 //
 // What must stay is pinned by its owners ([Store.Pin]) or, while work is under way, held ([Store.Hold]); [Store.Collect]
 // deletes the rest, beside puts and fetches. A pin is durable when Pin returns, and so is what was stored before it: a node
