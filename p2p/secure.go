@@ -16,7 +16,7 @@ import (
 )
 
 // Security is how hosts secure connections: with TLS 1.3, as kubo prefers too, or with Noise where the other side knows only
-// that. On a processor with AES instructions TLS costs half as much.
+// that. On a processor with AES instructions its cipher takes about half the time.
 func Security() libp2p.Option {
 	return libp2p.ChainOptions(libp2p.Security(tls.ID, newTLS), libp2p.Security(noise.ID, noise.New))
 }
@@ -55,7 +55,7 @@ func (t tlsTransport) join(insecure net.Conn, secure func(net.Conn) (sec.SecureC
 }
 
 // joinedConn is a TLS connection that hands the records of a long write to the system at once. TLS itself would write every
-// record, at most 16 KiB of data, by itself, which costs more than encrypting it.
+// record, at most 16 KiB of data, by itself, which costs about as much as encrypting it.
 type joinedConn struct {
 	sec.SecureConn
 	below *joiner

@@ -26,7 +26,7 @@ import (
 // the disk until its file is rewritten. Here neither happens, and there is nothing to index.
 //
 // The files lie in 16 directories. A new directory is put where the disk is empty, and what is in it beside it: with 256 of
-// them the first GiB of a store costs ext4 twice the time. A directory of 100,000 names costs nothing.
+// them ext4 took up to twice as long for the first GiB of a store.
 type large struct {
 	dir string
 

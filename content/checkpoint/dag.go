@@ -47,7 +47,7 @@ func Blocks(dir string, known Parts, emit func(blocks.Block) error) (cid.Cid, Pa
 }
 
 // BlocksIn is [Blocks] with memory from the caller: room gives ChunkSize bytes for each leaf, which are emit's with the block,
-// to be given again when nobody uses it any more. It is called from another goroutine than emit.
+// to be given again when nobody uses it any more; nil makes new memory. It is called from another goroutine than emit.
 func BlocksIn(dir string, room func() []byte, emit func(blocks.Block) error) (cid.Cid, Parts, error) {
 	return buildDAG(osFS{}, dir, nil, emitter{emit: emit, room: room})
 }

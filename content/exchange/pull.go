@@ -530,6 +530,13 @@ func (u *pull) deliver(src *source, i int, b blocks.Block) bool {
 		u.twice += size
 		src.twice += size
 	}
+	if u.free+u.out == 0 { // nobody need wait for who is still silent
+		for s := range u.sources {
+			if s != src {
+				s.cancel(context.Canceled)
+			}
+		}
+	}
 	if u.free == 0 && u.out > 0 { // somebody may wait for a peer to be outpaced
 		u.change()
 	}

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"io"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -232,5 +233,24 @@ func TestFetchHolds(t *testing.T) {
 	})
 	if err != nil || open != 0 || reports == 0 {
 		t.Errorf("%d holds are left, %d reports, %v", open, reports, err)
+	}
+}
+
+// TestSilentFirst: a few blocks, for which one worker is enough, do not wait for the patience with a first peer that is
+// silent, and it is asked last the next time.
+func TestSilentFirst(t *testing.T) {
+	b, honest, silent := newNode(t, Config{Patience: 20 * time.Second}), newNode(t, Config{}), newNode(t, Config{})
+	cids := some(t, 1, 1000, honest)
+	silent.host.SetStreamHandler(BulkProtocol, func(s network.Stream) { _, _ = io.Copy(io.Discard, s) })
+	connect(t, b.host, honest.host)
+	connect(t, b.host, silent.host)
+	waitFor(t, "both to be known", func() bool { return len(b.guard.good()) == 2 })
+	ctx := within(t, 10*time.Second)
+	p, err := b.FetchFrom(ctx, silent.host.ID(), cids, roomy, nil)
+	if err != nil || p.MovedBlocks != 1 || ctx.Err() != nil {
+		t.Fatalf("%+v, %v, %v", p, err, ctx.Err())
+	}
+	if next := b.puller.candidates(silent.host.ID()); len(next) != 2 || next[1] != silent.host.ID() {
+		t.Errorf("asked next: %v", next)
 	}
 }
